@@ -1,0 +1,120 @@
+"""From a reference picture and a relative caption to a query: one small class a method.
+
+`compose(references, sentences)` gives unit vectors [N, d]: references are image ids, sentences the modifying
+sentences of each query, whose unit features are averaged (FashionIQ's two captions are read in both orders).
+Retrieval, metrics and submissions know nothing else of a method; a new one is a class and a line in METHODS.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from searle_lib.backbone import Backbone, encode_texts
+from searle_lib.distillation import Distilled
+from searle_lib.embeddings import Embeddings
+
+PROMPT = "a photo of $ that {}"
+
+
+class Composer(Protocol):
+    """What retrieval asks of a method. `key` stands for everything that determines its queries."""
+
+    key: str
+
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What composers are made from: the backbone, the references' embeddings, OTI's tokens of them, and φ."""
+
+    backbone: Backbone
+    images: Embeddings
+    tokens: Embeddings | None = None
+    distilled: Distilled | None = None
+
+
+class ImageOnly:
+    """The reference's own embedding: what is left when the caption is ignored."""
+
+    def __init__(self, sources: Sources):
+        self.images, self.key = sources.images, "image-only"
+
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        return F.normalize(self.images.of(references), dim=-1)
+
+
+class TextOnly:
+    """The relative caption alone: what is left when the reference is ignored."""
+
+    def __init__(self, sources: Sources):
+        self.backbone, self.key = sources.backbone, "text-only"
+
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        return _read(self.backbone, sentences)
+
+
+class ImageAndText:
+    """The sum of both unit embeddings."""
+
+    def __init__(self, sources: Sources):
+        self.parts, self.key = (ImageOnly(sources), TextOnly(sources)), "image+text"
+
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        return F.normalize(sum(part.compose(references, sentences) for part in self.parts), dim=-1)
+
+
+class Searle:
+    """A sentence about the pseudo-word that φ predicts from the reference (SEARLE section 3.3)."""
+
+    def __init__(self, sources: Sources):
+        self.backbone, self.images, self.phi = sources.backbone, sources.images, sources.distilled.phi
+        self.key = f"searle {sources.distilled.key}"
+
+    @torch.no_grad()
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        words = self.phi(self.images.of(references).to(self.backbone.device))
+        return _read(self.backbone, sentences, words.cpu())
+
+
+class SearleOti:
+    """A sentence about the pseudo-word that was optimised for the reference itself."""
+
+    def __init__(self, sources: Sources):
+        self.backbone, self.tokens = sources.backbone, sources.tokens
+        self.key = f"searle-oti {sources.tokens.key}"
+
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        return _read(self.backbone, sentences, self.tokens.of(references))
+
+
+METHODS: dict[str, Callable[[Sources], Composer]] = {
+    "Image-only": ImageOnly,
+    "Text-only": TextOnly,
+    "Image+Text": ImageAndText,
+    "SEARLE": Searle,
+    "SEARLE-OTI": SearleOti,
+}
+
+
+def compose_with(methods: Sequence[str], sources: Sources) -> dict[str, Composer]:
+    """Composers of the named methods. Raises ValueError for a name that METHODS does not hold."""
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise ValueError(f"there is no method {unknown[0]}; methods may name {', '.join(METHODS)}.")
+    return {method: METHODS[method](sources) for method in methods}
+
+
+def _read(backbone: Backbone, sentences: Sequence[Sequence[str]], words: Tensor | None = None) -> Tensor:
+    """Unit features [N, d]: of the captions alone, or of PROMPT with each query's pseudo-word [N, d_tok] spliced in."""
+    frame = "{}" if words is None else PROMPT
+    texts = [frame.format(sentence) for of_one in sentences for sentence in of_one]
+    owners = torch.tensor([row for row, of_one in enumerate(sentences) for _ in of_one])
+    spliced = None if words is None else words[owners]
+    features = F.normalize(encode_texts(backbone, texts, words=spliced), dim=-1)
+    sums = torch.zeros(len(sentences), features.shape[1]).index_add_(0, owners, features)
+    return F.normalize(sums, dim=-1)

@@ -1,0 +1,223 @@
+"""The textual inversion network φ: OTI's pseudo-words in one pass (SEARLE section 3.2; searle.md section 4).
+
+φ maps an image embedding to a pseudo-word. It learns from unlabeled images alone: its outputs are drawn to their
+OTI tokens by a contrastive loss, and to the phrases of the images' concepts as OTI's were.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from searle_lib import phrase_bank, randomness
+from searle_lib.artefacts import Store, written_aside
+from searle_lib.backbone import Backbone, encode_text
+from searle_lib.concepts import Concepts
+from searle_lib.embeddings import Embeddings
+from searle_lib.phrase_bank import PhraseBank
+from searle_lib.phrases import Phrases
+
+Validate = Callable[["Phi"], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines φ; the published values are the defaults."""
+
+    epochs: int = 100
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    batch_size: int = 256
+    dropout: float = 0.5
+    lambda_distil: float = 1.0
+    lambda_gpt: float = 0.75
+    temperature: float = 0.25
+    top_k: int = 150
+    validate_every: int = 1
+    save_every: int = 5
+    seed: int = 42
+
+
+class Phi(nn.Module):
+    """Image embedding [N, d], not normalised, to pseudo-word [N, d_tok]. Names as in the authors' checkpoints."""
+
+    def __init__(self, dimension: int, width: int, dropout: float = 0.5):
+        super().__init__()
+        hidden = 4 * dimension
+        self.layers = nn.Sequential(
+            nn.Linear(dimension, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+        )
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.layers(embeddings)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A trained φ in eval mode, its key, and the log by epoch: losses, and metrics where validated."""
+
+    phi: Phi
+    log: pd.DataFrame
+    key: str
+
+
+def distil(
+    store: Store,
+    backbone: Backbone,
+    images: Embeddings,
+    tokens: Embeddings,
+    concepts: Concepts,
+    phrases: Phrases,
+    settings: Settings,
+    validate: Validate = lambda phi: {},
+    checkpoint: str = "last",
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Distilled:
+    """φ trained on the images' OTI tokens, kept in the store; notebook 04_phi trains it.
+
+    `checkpoint` is "last" or the number of an epoch that was saved. `validate` gives metrics of a φ, `on_epoch`
+    sees every new row of the log. A cut-off training goes on from its last finished epoch.
+    Raises ValueError for a checkpoint that was not saved and for fewer images than a batch.
+    """
+    if len(images.ids) < settings.batch_size:
+        raise ValueError(f"phi_batch_size is {settings.batch_size} but {images.name} has {len(images.ids)} images.")
+    facts = asdict(settings) | {"images": images.key, "tokens": tokens.key, "concepts": concepts.key}
+    facts |= {"phrases": phrases.key, "precision": backbone.precision}
+
+    def make(folder: Path) -> None:
+        bank = phrase_bank.prepare(store, backbone, phrases)
+        training = _Training(folder, backbone, images, tokens, concepts, bank, settings)
+        with tqdm(total=settings.epochs, initial=training.epoch, desc="φ", mininterval=2) as bar:
+            while training.epoch < settings.epochs:
+                on_epoch(training.run_epoch(validate))
+                bar.update()
+        (folder / "training.safetensors").unlink()
+
+    kept = store.keep("phi", facts, make, "04_phi", f"φ for {backbone.name}")
+    file = kept.folder / f"phi-{_epoch_name(checkpoint, settings)}.safetensors"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem.removeprefix("phi-") for path in kept.folder.glob("phi-*.safetensors")))
+        raise ValueError(f"phi_checkpoint {checkpoint} was not saved; there are last and the epochs {there}.")
+    phi = Phi(backbone.dimension, backbone.width, settings.dropout)
+    phi.load_state_dict(load_file(file))
+    return Distilled(phi.eval().to(backbone.device), pd.read_csv(kept.folder / "log.csv"), f"{kept.key}/{file.stem}")
+
+
+def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Symmetric contrastive loss over the 2B unit vectors of a and b [B, d]; b_i is the positive of a_i and v.v.
+
+    The denominator holds every other vector, those of the same side too. Source: searle.md, section 4.
+    """
+    both = torch.cat([a, b])  # [2B, d]
+    logits = both @ both.T / temperature
+    logits.fill_diagonal_(float("-inf"))
+    return F.cross_entropy(logits, torch.arange(2 * len(a), device=a.device).roll(len(a)))
+
+
+class _Training:
+    """The state that a cut-off training goes on from: φ, its optimizer, the epoch and the log."""
+
+    def __init__(self, folder, backbone, images, tokens, concepts, bank: PhraseBank, settings: Settings):
+        self.folder, self.backbone, self.bank, self.settings = folder, backbone, bank, settings
+        self.images = images.vectors.to(backbone.device)
+        self.tokens = F.normalize(tokens.of(images.ids), dim=-1).to(backbone.device)
+        self.keys = randomness.keys(settings.seed, "phi", images.ids)
+        self.pools = [bank.rows_of(concepts, row, settings.top_k) for row in range(len(images.ids))]
+        torch.manual_seed(settings.seed)
+        self.phi = Phi(backbone.dimension, backbone.width, settings.dropout).to(backbone.device)
+        self.optimizer = torch.optim.AdamW(
+            self.phi.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.precision == "float16")
+        self.epoch, self.log = 0, []
+        self._resume()
+
+    def run_epoch(self, validate: Validate) -> dict[str, float]:
+        """Train one epoch, validate and save as the settings say; the new row of the log."""
+        self.phi.train()
+        torch.manual_seed(int(randomness.keys(self.settings.seed, "phi-epoch", [self.epoch])[0] >> np.uint64(1)))
+        order = torch.randperm(len(self.images))
+        phrase = self._phrase_draws()
+        losses = []
+        for rows in order.split(self.settings.batch_size):
+            if len(rows) == self.settings.batch_size:  # the last partial batch is dropped
+                losses.append(self._step(rows, phrase[rows]))
+        distil, gpt = torch.stack(losses).mean(0).tolist()
+        self.epoch += 1
+        row = {"epoch": self.epoch, "distil": distil, "gpt": gpt}
+        if self.epoch % self.settings.validate_every == 0 or self.epoch == self.settings.epochs:
+            row |= validate(self.phi.eval())
+        self.log.append(row)
+        self._save()
+        return row
+
+    def _step(self, rows: Tensor, phrase: Tensor) -> Tensor:
+        words = self.phi(self.images[rows.to(self.images.device)])
+        teacher = self.tokens[rows.to(self.tokens.device)]
+        distil = contrastive_loss(teacher, F.normalize(words, dim=-1), self.settings.temperature)
+        spliced = encode_text(self.backbone, self.bank.every[phrase], words)
+        gpt = phrase_bank.similarity_loss(spliced, self.bank.features[phrase].to(words.device)).mean()
+        loss = self.settings.lambda_distil * distil + self.settings.lambda_gpt * gpt
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack([distil.detach(), gpt.detach()])
+
+    def _phrase_draws(self) -> Tensor:
+        """A phrase row [N] for each image in this epoch: a concept drawn uniformly, then one of its phrases."""
+        concept, phrase = randomness.uniform(self.keys, 2 * self.epoch, 2).T
+        chosen = []
+        for pool, c, p in zip(self.pools, concept, phrase, strict=True):
+            rows = pool[int(c * len(pool))]
+            chosen.append(rows[int(p * len(rows))])
+        return torch.tensor(chosen)
+
+    def _save(self) -> None:
+        with written_aside(self.folder / "log.csv") as aside:
+            pd.DataFrame(self.log).to_csv(aside, index=False)
+        weights = {name: value.cpu().contiguous() for name, value in self.phi.state_dict().items()}
+        if self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs:
+            _save_aside(weights, self.folder / f"phi-{self.epoch:03d}.safetensors")
+        moments = {
+            f"optimizer.{index}.{name}": value.cpu().contiguous()
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        _save_aside(weights | moments | {"epoch": torch.tensor(self.epoch)}, self.folder / "training.safetensors")
+
+    def _resume(self) -> None:
+        file = self.folder / "training.safetensors"
+        if not file.exists():
+            return
+        saved = load_file(file)
+        self.epoch = int(saved.pop("epoch"))
+        state = self.optimizer.state_dict()
+        for name in [name for name in saved if name.startswith("optimizer.")]:
+            _, index, moment = name.split(".")
+            state["state"].setdefault(int(index), {})[moment] = saved.pop(name)
+        self.optimizer.load_state_dict(state)
+        self.phi.load_state_dict(saved)
+        self.log = pd.read_csv(self.folder / "log.csv").head(self.epoch).to_dict("records")
+
+
+def _epoch_name(checkpoint: str, settings: Settings) -> str:
+    return f"{settings.epochs if checkpoint == 'last' else int(checkpoint):03d}"
+
+
+def _save_aside(tensors: dict[str, Tensor], path: Path) -> None:
+    with written_aside(path) as aside:
+        save_file(tensors, aside)

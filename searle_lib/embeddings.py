@@ -1,0 +1,112 @@
+"""Vectors that belong to images: CLIP's image embeddings, or the token embeddings that inversion finds for them.
+
+CLIP's are computed once for a whole image list and kept; every stage and method reads the same ones.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searle_lib import images, shards
+from searle_lib.artefacts import Store, digest, images_fingerprint
+from searle_lib.backbone import Backbone, encode_images
+from searle_lib.benchmarks import Benchmark
+
+SHARD = 4096
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector for each image id: vectors [N, d] float32, not normalised."""
+
+    name: str
+    ids: tuple[str, ...]
+    vectors: Tensor
+    key: str
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {image: row for row, image in enumerate(self.ids)}
+
+    def rows(self, ids: Iterable[str]) -> Tensor:
+        """Rows [n] int64 of images. Raises LookupError that names the first image which is not among them."""
+        try:
+            return torch.tensor([self._row_of[image] for image in ids], dtype=torch.int64)
+        except KeyError as problem:
+            missing = f"image {problem.args[0]} is not among the {len(self.ids)} images of {self.name}"
+            raise LookupError(f"{missing}; its notebook must run again on the current data.") from None
+
+    def of(self, ids: Iterable[str]) -> Tensor:
+        """Vectors [n, d] of images by id."""
+        return self.vectors[self.rows(ids)]
+
+
+def encode(
+    store: Store,
+    backbone: Backbone,
+    name: str,
+    gallery: pd.DataFrame,
+    preprocess: str,
+    batch_size: int = 256,
+    workers: int = 2,
+) -> Embeddings:
+    """The embeddings of the images of a table with columns image and path, kept in the store.
+
+    Raises FileNotFoundError or ValueError that names the first image that is missing or broken.
+    """
+    ids, paths = tuple(gallery["image"]), [Path(path) for path in gallery["path"]]
+    facts = {
+        "clip": backbone.sha256,
+        "preprocess": preprocess,
+        "images": images_fingerprint(ids, paths),
+        "precision": backbone.precision,
+    }
+
+    def work(first: int, end: int) -> dict[str, Tensor]:
+        pixels = images.batches(paths[first:end], backbone.resolution, preprocess, batch_size, workers)
+        return {"vectors": torch.cat([encode_images(backbone, part).cpu() for part in pixels])}
+
+    def make(folder: Path) -> None:
+        vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
+        if not torch.isfinite(vectors["vectors"]).all():
+            raise ValueError(f"{backbone.name} gives embeddings of {name} that are not finite; use precision float32.")
+        save_file(vectors, folder / "features.safetensors")
+        shards.clear(folder / "shards")
+
+    kept = store.keep(f"features/{name.replace('/', '-')}", facts, make)
+    return Embeddings(name, ids, load_file(kept.folder / "features.safetensors")["vectors"], kept.key)
+
+
+def encode_galleries(
+    store: Store,
+    backbone: Backbone,
+    splits: dict[str, list[Benchmark]],
+    preprocess: str,
+    batch_size: int = 256,
+    workers: int = 2,
+) -> dict[str, Embeddings]:
+    """The embeddings of every gallery by its name; one that several splits share is encoded once."""
+    galleries: dict[str, Embeddings] = {}
+    for benchmark in (benchmark for loaded in splits.values() for benchmark in loaded):
+        if benchmark.images not in galleries:
+            found = encode(store, backbone, benchmark.images, benchmark.gallery, preprocess, batch_size, workers)
+            galleries[benchmark.images] = found
+    return galleries
+
+
+def of_references(name: str, loaded: list[Benchmark], galleries: dict[str, Embeddings]) -> Embeddings:
+    """The embeddings of a split's reference images, each once, in order of first use."""
+    rows = {
+        reference: galleries[benchmark.images].of([reference])
+        for benchmark in loaded
+        for reference in dict.fromkeys(benchmark.queries["reference"])
+    }
+    ids = tuple(rows)
+    key = digest([[galleries[benchmark.images].key for benchmark in loaded], list(ids)])
+    return Embeddings(f"{name}/references", ids, torch.cat(list(rows.values())), key)

@@ -1,0 +1,166 @@
+"""A method on a benchmark: its rankings, kept in the store, and the scores of every single query.
+
+Validation and test differ only in where the ranking goes: into scores, or into a submission file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searle_lib import metrics, retrieval
+from searle_lib.artefacts import Missing, Store, write_json, written_aside
+from searle_lib.backbone import Backbone
+from searle_lib.benchmarks import PROTOCOLS, Benchmark
+from searle_lib.composers import Composer, Searle, Sources
+from searle_lib.distillation import Distilled, Phi, Validate
+from searle_lib.embeddings import Embeddings
+
+DEPTH = 50  # the deepest that any metric or submission looks
+ASPECT_METRIC = "mAP@10"
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """For Q queries: the best gallery rows top [Q, <=50], and the ranks of the images that matter, -1 for none.
+
+    target [Q], truths [Q, G] and group [Q, M] are ranks from 0; the group is without the reference.
+    """
+
+    top: Tensor
+    target: Tensor
+    truths: Tensor
+    group: Tensor
+
+
+def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
+    """Rankings of a benchmark's queries by a method, kept in the store; notebook 06_retrieval makes them."""
+    facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key}
+
+    def make(folder: Path) -> None:
+        queries = _queries(benchmark, composer)
+        if not torch.isfinite(queries).all():
+            row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
+            raise ValueError(
+                f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not "
+                "finite; check its pseudo-word, or set precision to float32."
+            )
+        save_file(vars(compare(benchmark, gallery, queries)), folder / "rankings.safetensors")
+
+    what = f"rankings of {method} on {benchmark.name}"
+    kept = store.keep(f"rankings/{benchmark.name.replace('/', '-')}-{method}", facts, make, "06_retrieval", what)
+    return Rankings(**load_file(kept.folder / "rankings.safetensors"))
+
+
+def rank_all(
+    store: Store, benchmark: Benchmark, gallery: Embeddings, composers: dict[str, Composer]
+) -> dict[str, Rankings]:
+    """Rankings by each of several methods."""
+    return {method: rank(store, benchmark, gallery, method, composer) for method, composer in composers.items()}
+
+
+def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Rankings:
+    """Rankings of the gallery by unit query vectors [Q, d], as the benchmark's protocol says."""
+    table = benchmark.queries
+    unit = F.normalize(gallery.vectors, dim=-1)
+    excluded = gallery.rows(table["reference"]) if benchmark.protocol.excludes_reference else None
+    columns = [[[target] if target else [] for target in table["target"]], table["ground_truths"], table["group"]]
+    candidates = [_padded(gallery, column) for column in columns]
+    found = retrieval.ranks(queries, unit, torch.cat(candidates, dim=1), excluded)
+    target, truths, group = found.split([part.shape[1] for part in candidates], dim=1)
+    top = retrieval.top_k(queries, unit, DEPTH, excluded)
+    return Rankings(top, target[:, 0].contiguous(), truths.contiguous(), group.contiguous())
+
+
+def validation(backbone: Backbone, benchmark: Benchmark, gallery: Embeddings) -> Validate:
+    """What φ's training asks after an epoch: the benchmark's metrics of SEARLE with that φ, in percent."""
+
+    def validate(phi: Phi) -> dict[str, float]:
+        composer = Searle(Sources(backbone, gallery, distilled=Distilled(phi, pd.DataFrame(), "")))
+        rankings = compare(benchmark, gallery, _queries(benchmark, composer))
+        return {name: float(metric(name, rankings).mean()) * 100 for name, _ in benchmark.protocol.metrics}
+
+    return validate
+
+
+def leave(
+    folder: Path, evaluated: list[tuple[Benchmark, dict[str, Rankings]]], backbone: Backbone, facts: dict
+) -> pd.DataFrame:
+    """Write what 07_results reads: scores and rankings of every query, and what they were made with; the scores.
+
+    Splits whose targets are secret have rankings only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
+    scored = [scores(b, found, method) for b, method, found in pairs if b.split == b.protocol.validation]
+    ranked = [_ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
+    for name, tables in (("scores", scored), ("rankings", ranked)):
+        with written_aside(folder / f"{name}.parquet") as aside:
+            pd.concat(tables, ignore_index=True).to_parquet(aside, index=False)
+    write_json(folder / "made_with.json", {"backbone": backbone.name, "clip_sha256": backbone.sha256} | facts)
+    return pd.concat(scored, ignore_index=True)
+
+
+def left(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """What `leave` wrote: scores, rankings and facts. Raises Missing when 06_retrieval has not run."""
+    files = [folder / "scores.parquet", folder / "rankings.parquet", folder / "made_with.json"]
+    if not all(file.exists() for file in files):
+        raise Missing(f"notebook 07_results needs {folder / 'scores.parquet'}; run 06_retrieval first.")
+    return pd.read_parquet(files[0]), pd.read_parquet(files[1]), json.loads(files[2].read_text())
+
+
+def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
+    """Every metric of every query, long form: dataset, split, category, method, query, metric, value."""
+    protocol = PROTOCOLS[benchmark.dataset]
+    columns = {}
+    for name, category in protocol.metrics:
+        columns[category or benchmark.category, name] = metric(name, rankings)
+    wide = pd.DataFrame({key: value.numpy() for key, value in columns.items()}, index=benchmark.queries["query"])
+    wide.columns.names = ["category", "metric"]
+    long = wide.stack(["category", "metric"], future_stack=True).rename("value").dropna().reset_index()
+    long = pd.concat([long, _by_aspect(benchmark, long)], ignore_index=True)
+    return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[
+        ["dataset", "split", "category", "method", "query", "metric", "value"]
+    ]
+
+
+def metric(name: str, rankings: Rankings) -> Tensor:
+    """The metric of that name ("R@10", "Rsubset@1", "mAP@5") for each query [Q] float64, between 0 and 1."""
+    kind, k = name.split("@")
+    if kind == "R":
+        return metrics.recall_at(rankings.target, int(k))
+    if kind == "Rsubset":
+        return metrics.recall_at(metrics.subset_rank(rankings.target, rankings.group), int(k))
+    return metrics.average_precision_at(rankings.truths, int(k))
+
+
+def _queries(benchmark: Benchmark, composer: Composer) -> Tensor:
+    return composer.compose(list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
+
+
+def _ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
+    """One row a query: dataset, split, category, method, query, and best, its first image ids."""
+    images = benchmark.gallery["image"].to_numpy()
+    table = pd.DataFrame({"query": benchmark.queries["query"], "best": list(images[rankings.top.numpy()])})
+    return table.assign(dataset=benchmark.dataset, split=benchmark.split, category=benchmark.category, method=method)
+
+
+def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
+    """CIRCO's mAP@10 again under each semantic aspect of the query."""
+    aspects = benchmark.queries[["query", "aspects"]].explode("aspects").dropna()
+    one = long[long["metric"] == ASPECT_METRIC].drop(columns="category")
+    return one.merge(aspects, on="query").rename(columns={"aspects": "category"})
+
+
+def _padded(gallery: Embeddings, images: list[list[str]]) -> Tensor:
+    """Gallery rows [Q, C] of ragged lists of ids, -1 behind the end of each."""
+    widest = max(1, *(len(of_one) for of_one in images)) if len(images) else 1
+    rows = torch.full((len(images), widest), -1)
+    for row, of_one in enumerate(images):
+        rows[row, : len(of_one)] = gallery.rows(of_one)
+    return rows

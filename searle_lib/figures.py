@@ -1,0 +1,70 @@
+"""Charts of the study: bars with intervals, and the course of losses and metrics."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "Image-only": "#b8bec9",
+    "Text-only": "#8b95a7",
+    "Image+Text": "#5b677d",
+    "SEARLE": "#d9772b",
+    "SEARLE-OTI": "#2a7f9e",
+}
+LINES = ("#2a7f9e", "#d9772b", "#5b677d", "#8a5a9e")
+LOOK = {"axes.edgecolor": "#aeb6c4", "grid.color": "#e6e9ef"}
+
+
+def loss_curves(history: pd.DataFrame, columns: Mapping[str, str], x: str = "step") -> Figure:
+    """Curves of some columns (name: label) over steps or epochs."""
+    long = history.rename(columns=dict(columns)).melt(x, list(columns.values()), "curve", "value").dropna()
+    with _canvas(1, 6.4, 3.2) as (figure, (axes,)):
+        sns.lineplot(long, x=x, y="value", hue="curve", ax=axes, palette=list(LINES[: len(columns)]))
+        axes.set(ylabel="", ylim=(0, None))
+        axes.legend(title="", frameon=False)
+    return figure
+
+
+def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) -> Figure:
+    """Bars with 95 % intervals, one panel for each (dataset, split, category, metric)."""
+    with _canvas(len(panels), 3.4, 3.6) as (figure, grid):
+        for axes, (dataset, split, category, metric) in zip(grid, panels, strict=True):
+            where = {"dataset": dataset, "split": split, "category": category, "metric": metric}
+            rows = results.loc[np.logical_and.reduce([results[name] == value for name, value in where.items()])]
+            _bars(axes, rows)
+            under = "" if category == "all" else f", {category}"
+            axes.set(title=f"{dataset} {split}\n{metric}{under}", xlabel="", ylabel="")
+        grid[0].set_ylabel("percent")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Figure:
+    """Write a figure as PNG and hand it on, so that a notebook shows it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return figure
+
+
+def _bars(axes: Axes, rows: pd.DataFrame) -> None:
+    palette = {method: COLOURS.get(method, LINES[3]) for method in rows["method"]}
+    sns.barplot(rows, x="method", y="value", hue="method", palette=palette, ax=axes, legend=False)
+    spans = np.clip([rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]], 0, None)
+    axes.errorbar(range(len(rows)), rows["value"], yerr=spans, fmt="none", ecolor="#1d2433", elinewidth=1.2, capsize=3)
+    axes.set_xticks(range(len(rows)), rows["method"], rotation=35, ha="right")
+
+
+@contextmanager
+def _canvas(panels: int, width: float, height: float) -> Iterator[tuple[Figure, Iterable[Axes]]]:
+    """Panels side by side in the project's look, closed at the end so that a notebook shows them once."""
+    with sns.axes_style("whitegrid", LOOK), sns.plotting_context("notebook", font_scale=0.9):
+        figure, grid = plt.subplots(1, panels, figsize=(width * panels, height), dpi=160, squeeze=False)
+        yield figure, grid[0]
+        figure.tight_layout()
+        plt.close(figure)

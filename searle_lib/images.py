@@ -1,0 +1,78 @@
+"""Pictures from disk to the pixels CLIP takes: safe reading and both preprocessings (searle.md section 6).
+
+A picture that is missing or broken ends the work with its name; nothing is skipped.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as T
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+PREPROCESSINGS = ("targetpad", "clip")
+TARGET_RATIO = 1.25
+
+
+def read(path: Path) -> Image.Image:
+    """The decoded picture, in the mode it is stored in.
+
+    Raises FileNotFoundError or ValueError, in one sentence that names the file, when it is missing or broken.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image {path} does not exist; download it, or correct data_root.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+        size = path.stat().st_size if path.is_file() else 0
+        raise ValueError(
+            f"image {path} cannot be decoded ({size:,} bytes on disk: {problem}); download it again."
+        ) from problem
+
+
+def target_pad(picture: Image.Image, ratio: float = TARGET_RATIO) -> Image.Image:
+    """The picture with its short side padded in black, both ends alike, until long/short is at most `ratio`.
+
+    Padded in the picture's own mode, as the authors do: a palette or alpha image before its conversion to RGB.
+    """
+    width, height = picture.size
+    if max(width, height) / min(width, height) < ratio:
+        return picture
+    short = max(width, height) / ratio
+    horizontal, vertical = max(int((short - width) / 2), 0), max(int((short - height) / 2), 0)
+    return ImageOps.expand(picture, (horizontal, vertical, horizontal, vertical), fill=0)
+
+
+def to_pixels(picture: Image.Image, size: int, preprocess: str) -> Tensor:
+    """CLIP's input [3, size, size] float32: pad (targetpad only), resize the short side, centre-crop, normalise.
+
+    Raises ValueError for a preprocessing other than targetpad and clip.
+    """
+    if preprocess not in PREPROCESSINGS:
+        raise ValueError(f"preprocess is {preprocess}; it must be targetpad or clip.")
+    picture = target_pad(picture) if preprocess == "targetpad" else picture
+    picture = T.resize(picture, [size], interpolation=T.InterpolationMode.BICUBIC)
+    picture = T.center_crop(picture, [size, size]).convert("RGB")
+    return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), MEAN, STD)
+
+
+def batches(paths: Sequence[Path], size: int, preprocess: str, batch_size: int, workers: int) -> Iterator[Tensor]:
+    """Pixels [B, 3, size, size] of the pictures in order, decoded by several threads one batch ahead."""
+    pixels = partial(_pixels, size=size, preprocess=preprocess)
+    parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        ahead = [pool.submit(pixels, path) for path in parts[0]] if parts else []
+        for following in [*parts[1:], ()]:
+            current, ahead = ahead, [pool.submit(pixels, path) for path in following]
+            yield torch.stack([future.result() for future in current])
+
+
+def _pixels(path: Path, size: int, preprocess: str) -> Tensor:
+    return to_pixels(read(path), size, preprocess)

@@ -1,0 +1,161 @@
+"""Optimization-based textual inversion, OTI: one pseudo-word for one image (SEARLE section 3.1; searle.md section 3).
+
+A free vector is moved until CLIP's text tower, reading "a photo of v", lands where CLIP's image tower puts the
+picture, while phrases about the picture's concepts keep their meaning when v stands in the concept's place.
+Images are independent of one another: each follows its own random numbers and sees the gradient of a batch of one.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searle_lib import phrase_bank, randomness, shards
+from searle_lib.artefacts import Store
+from searle_lib.backbone import Backbone, Tokens, encode_text, tokenize
+from searle_lib.concepts import TEMPLATES, Concepts
+from searle_lib.embeddings import Embeddings
+from searle_lib.phrase_bank import SLOT, PhraseBank
+from searle_lib.phrases import Phrases
+
+START_DEVIATION = 0.02
+HISTORY = 25  # points of the loss curve that are kept of every image
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a pseudo-word; the published values are the defaults."""
+
+    steps: int = 350
+    learning_rate: float = 2e-2
+    weight_decay: float = 0.01
+    top_k: int = 15
+    lambda_cos: float = 1.0
+    lambda_gpt: float = 0.5
+    ema_decay: float = 0.99
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """The pseudo-words of a list of images, and the course of their losses by step (columns step, cos, gpt)."""
+
+    tokens: Embeddings
+    history: pd.DataFrame
+
+
+def invert(
+    store: Store,
+    backbone: Backbone,
+    images: Embeddings,
+    concepts: Concepts,
+    phrases: Phrases,
+    settings: Settings,
+    batch_size: int = 32,
+    save_every: int = 10,
+) -> Inversion:
+    """The EMA pseudo-word [d_tok] of every image, kept in the store; notebook 03_oti makes them.
+
+    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result.
+    """
+    facts = asdict(settings) | {"images": images.key, "concepts": concepts.key, "phrases": phrases.key}
+    facts["precision"] = backbone.precision
+
+    def make(folder: Path) -> None:
+        bank = phrase_bank.prepare(store, backbone, phrases)
+
+        def work(first: int, end: int) -> dict[str, Tensor]:
+            edges = [*range(first, end, batch_size), end]
+            batches = (range(*pair) for pair in pairwise(edges))
+            parts = [optimise(backbone, images, concepts, bank, rows, settings) for rows in batches]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+        made = shards.run(folder / "shards", len(images.ids), batch_size * save_every, work, desc=f"OTI {images.name}")
+        save_file(made, folder / "oti.safetensors")
+        shards.clear(folder / "shards")
+
+    what = f"OTI tokens of {images.name} for {backbone.name}"
+    kept = store.keep(f"oti/{images.name.replace('/', '-')}", facts, make, "03_oti", what)
+    made = load_file(kept.folder / "oti.safetensors")
+    curves = {name: made[name].mean(0).tolist() for name in ("cos", "gpt")}
+    history = pd.DataFrame({"step": _kept_steps(settings.steps)} | curves)
+    return Inversion(Embeddings(images.name, images.ids, made["ema"], kept.key), history)
+
+
+def optimise(
+    backbone: Backbone, images: Embeddings, concepts: Concepts, bank: PhraseBank, rows: range, settings: Settings
+) -> dict[str, Tensor]:
+    """Pseudo-words of some rows of an image list: last and EMA [B, d_tok], losses cos and gpt [B, HISTORY]."""
+    keys = randomness.keys(settings.seed, "oti", (images.ids[row] for row in rows))
+    start = torch.from_numpy(randomness.normal(keys, 2 * settings.steps, backbone.width)).float()
+    words = torch.nn.Parameter((start * START_DEVIATION).to(backbone.device))
+    ema = words.detach().clone()
+    targets = F.normalize(images.vectors[rows.start : rows.stop], dim=-1).to(backbone.device)
+    templates = tokenize([template.format(SLOT) for template in TEMPLATES])
+    which_template = randomness.integers(keys, 0, settings.steps, len(TEMPLATES))  # [B, steps]
+    which_phrase = _phrase_draws(bank, concepts, rows, keys, settings)  # [B, steps]
+    optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.precision == "float16")
+    kept, history = set(_kept_steps(settings.steps)), []
+    for step in range(settings.steps):
+        phrase = phrase_bank.phrase_tensor(which_phrase[:, step])
+        template = phrase_bank.phrase_tensor(which_template[:, step])
+        plain = bank.features[phrase].to(backbone.device)
+        cos, gpt = losses(backbone, words, targets, templates[template], bank.first[phrase], plain)
+        scaler.scale(total(cos, gpt, settings).sum()).backward()  # a sum: each image as in a batch of one
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        ema.mul_(settings.ema_decay).add_(words.detach(), alpha=1 - settings.ema_decay)
+        if step in kept:
+            history.append(torch.stack([cos.detach(), gpt.detach()]))
+    curves = torch.stack(history, dim=-1).cpu()  # [2, B, HISTORY]
+    _check_finite(ema, images, rows)
+    return {"last": words.detach().cpu(), "ema": ema.cpu(), "cos": curves[0], "gpt": curves[1]}
+
+
+def losses(
+    backbone: Backbone, words: Tensor, targets: Tensor, templates: Tokens, phrases: Tokens, plain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both OTI losses [B] of pseudo-words [B, d_tok].
+
+    cos: 1 - cosine of the template with the word to the unit image embedding [B, d]; gpt: 1 - cosine of the phrase
+    with the word to the plain phrase's unit feature [B, d]. Source: searle.md, section 3.
+    """
+    cos = 1 - F.cosine_similarity(encode_text(backbone, templates, words), targets, dim=-1)
+    return cos, phrase_bank.similarity_loss(encode_text(backbone, phrases, words), plain)
+
+
+def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:
+    """The weighted mean of both losses, by image."""
+    weight = settings.lambda_cos + settings.lambda_gpt
+    return (settings.lambda_cos * cos + settings.lambda_gpt * gpt) / weight
+
+
+def _phrase_draws(
+    bank: PhraseBank, concepts: Concepts, rows: range, keys: np.ndarray, settings: Settings
+) -> np.ndarray:
+    """Phrase rows [B, steps], each drawn uniformly from all phrases of the image's concepts."""
+    pools = [np.concatenate(bank.rows_of(concepts, row, settings.top_k)) for row in rows]
+    sizes = np.array([len(pool) for pool in pools])
+    draws = randomness.integers(keys, settings.steps, settings.steps, sizes)
+    return np.stack([pool[draw] for pool, draw in zip(pools, draws, strict=True)])
+
+
+def _kept_steps(steps: int) -> list[int]:
+    return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, HISTORY))})
+
+
+def _check_finite(words: Tensor, images: Embeddings, rows: range) -> None:
+    broken = (~torch.isfinite(words).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"the pseudo-word of image {images.ids[rows[broken[0]]]} of {images.name} is not finite; lower "
+            "oti_learning_rate, or set precision to float32."
+        )

@@ -1,0 +1,114 @@
+"""The miniature world's own CLIP and language model, from the small files shipped with the library.
+
+Only the vocabulary rows in use are shipped. Here they are spread out to CLIP's full table and written where
+`clip.load(path)` and `AutoModelForCausalLM.from_pretrained(path)` open them like any other weights.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+from searle_lib.miniworld import grammar
+from searle_lib.miniworld.garments import draw_garment
+from searle_lib.miniworld.scenes import draw_scene
+from searle_lib.miniworld.specimens import random_garment, random_scene
+
+WEIGHTS = Path(__file__).parent / "weights"
+VOCABULARY_ROWS = 49_408
+END_OF_TEXT = "<|endoftext|>"
+SIZES = {  # of clip.model.CLIP; heads are width / 64, which is what clip.load assumes
+    "embed_dim": 128,
+    "image_resolution": 64,
+    "vision_layers": 4,
+    "vision_width": 128,
+    "vision_patch_size": 8,
+    "context_length": 77,
+    "transformer_width": 128,
+    "transformer_heads": 2,
+    "transformer_layers": 2,
+}
+
+
+def write_clip(path: Path) -> None:
+    """Write the tiny CLIP as a state dict in fp16 over the full vocabulary, for `clip.load(path)`."""
+    torch.save(spread(load_file(WEIGHTS / "clip.safetensors")), path)
+
+
+def spread(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights whose token embedding holds only the rows listed under `vocabulary`, with CLIP's full table instead."""
+    rows, compact = weights["vocabulary"], weights["token_embedding.weight"]
+    table = torch.zeros(VOCABULARY_ROWS, compact.shape[1], dtype=compact.dtype)
+    table[rows] = compact
+    return {n: v for n, v in weights.items() if n != "vocabulary"} | {"token_embedding.weight": table}
+
+
+def write_language_model(folder: Path) -> None:
+    """Write the tiny GPT-Neo and its tokenizer as a folder for `from_pretrained(folder)`."""
+    words = _fast_tokenizer(Tokenizer.from_file(str(WEIGHTS / "tokenizer.json")))
+    model = language_model(len(words))
+    missing, unexpected = model.load_state_dict(load_file(WEIGHTS / "language_model.safetensors"), strict=False)
+    if unexpected or missing != ["lm_head.weight"]:  # tied to the embedding
+        raise ValueError(f"{WEIGHTS}/language_model.safetensors does not fit the model: {missing}, {unexpected}")
+    model.tie_weights()
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def language_model(vocabulary: int) -> GPTNeoForCausalLM:
+    """An untrained GPT-Neo of width 128 and two layers, one of them with local attention."""
+    config = GPTNeoConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=64,
+        window_size=32,
+        bos_token_id=0,
+        eos_token_id=0,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+    )
+    return GPTNeoForCausalLM(config)
+
+
+def tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the sentences, which ends each text with its end-of-text token."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    words.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet)
+    words.train_from_iterator(sentences, trainer)
+    return _fast_tokenizer(words)
+
+
+def fingerprint() -> dict:
+    """What ties weights to the world: a hash of seeded sentences, and thumbnails [24, 4, 4, 3] of seeded pictures."""
+    random = np.random.default_rng(0)
+    specimens = [random_garment(random) if i % 2 else random_scene(random) for i in range(24)]
+    sentences = [grammar.caption(s, random) for s in specimens for _ in range(20)]
+    pictures = [draw_garment(s, random) if i % 2 else draw_scene(s, random) for i, s in enumerate(specimens)]
+    return {
+        "captions_sha256": hashlib.sha256("\n".join(sentences).encode()).hexdigest(),
+        "thumbnails": [np.asarray(picture.reduce(16)).ravel().tolist() for picture in pictures],
+    }
+
+
+def manifest() -> dict:
+    """What the shipped weights were made of and how well they do on held-out pairs."""
+    return json.loads((WEIGHTS / "manifest.json").read_text())
+
+
+def _fast_tokenizer(words: Tokenizer) -> PreTrainedTokenizerFast:
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)

@@ -1,0 +1,79 @@
+"""Pages that people open from disk: each executed notebook as HTML, and an index that links them.
+
+Nothing is fetched: formulas become MathML, images are embedded, the style stands in the page.
+"""
+
+import html
+import re
+from importlib import resources
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+from searle_lib.artefacts import written_aside
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body><nav>{nav}</nav><main>{body}</main></body></html>
+"""
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
+
+
+def page(notebook: Path, target: Path) -> Path:
+    """Render an executed notebook as a page that stands alone."""
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _with_mathml(cell.source)
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(content)
+    _write(target, target.stem, '<a href="index.html">All pages</a>', body)
+    return target
+
+
+def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
+    """Write the page that links the study's pages and files: what each notebook asks, in its own first words."""
+    rows = []
+    for path in notebooks:
+        title, question = _opening(path)
+        link = html.escape(title)
+        if (folder / f"{path.stem}.html").exists():
+            link = f'<a href="{path.stem}.html">{link}</a>'
+        rows.append(f"<li><h2>{link}</h2><p>{html.escape(question)}</p></li>")
+    files = [name for name in ("results.csv",) if (folder / name).exists()]
+    files += [str(path.relative_to(folder)) for path in sorted((folder / "submissions").glob("*.json"))]
+    files = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in files)
+    chart = folder / "figures" / "results.png"
+    picture = f'<p><img src="figures/{chart.name}" alt="Main results with intervals"></p>' if chart.exists() else ""
+    body = f'<h1>Study {html.escape(study)}</h1>{picture}<ol class="contents">{"".join(rows)}</ol>'
+    body += f"<h2>Files</h2><ul>{files}</ul>" if files else ""
+    target = folder / "index.html"
+    _write(target, f"Study {study}", "", body)
+    return target
+
+
+def _write(target: Path, title: str, nav: str, body: str) -> None:
+    style = resources.files("searle_lib").joinpath("page.css").read_text()
+    style += HtmlFormatter(style="default").get_style_defs(".highlight")
+    with written_aside(target) as aside:
+        aside.write_text(_PAGE.format(title=html.escape(title), style=style, nav=nav, body=body), encoding="utf-8")
+
+
+def _with_mathml(text: str) -> str:
+    def replaced(match: re.Match) -> str:
+        block, inline = match.groups()
+        return convert((block or inline).strip(), display="block" if block else "inline")
+
+    return _FORMULA.sub(replaced, text)
+
+
+def _opening(notebook: Path) -> tuple[str, str]:
+    """A notebook's title, and the first paragraph below it."""
+    first = nbformat.read(notebook, as_version=4).cells[0].source
+    title, _, rest = first.partition("\n")
+    question = next((part for part in rest.split("\n\n") if part.strip()), "")
+    return title.lstrip("# ").strip(), re.sub(r"[*`]", "", " ".join(question.split()))

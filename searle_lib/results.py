@@ -1,0 +1,102 @@
+"""From the scores of single queries to the study's table: means, 95 % bootstrap intervals, published numbers.
+
+Values are percentages, as in the papers.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from searle_lib import randomness
+from searle_lib.artefacts import written_aside
+from searle_lib.benchmarks import PROTOCOLS
+
+COLUMNS = ["study", "dataset", "split", "category", "method", "backbone", "metric", "value", "ci_low", "ci_high"]
+AVERAGE = "average"
+MAIN = (  # dataset, split, category, metric of the numbers that papers lead with
+    ("FashionIQ", "val", AVERAGE, "R@10"),
+    ("FashionIQ", "val", AVERAGE, "R@50"),
+    ("CIRR", "val", "all", "R@1"),
+    ("CIRR", "val", "all", "R@5"),
+    ("CIRR", "val", "subset", "Rsubset@1"),
+    ("CIRCO", "val", "all", "mAP@5"),
+    ("CIRCO", "val", "all", "mAP@10"),
+)
+TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
+
+
+def summarise(scores: pd.DataFrame, study: str, backbone: str, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
+    """Means over queries with percentile intervals, in percent: COLUMNS and queries, one row a number.
+
+    `scores` is long form: dataset, split, category, method, query, metric, value. Where a benchmark has several
+    categories their plain mean is added as the category "average", resampled within each category. All methods
+    see the same resamples.
+    """
+    rows = []
+    for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
+        sampled = {
+            category: _resampled(of_category, f"{dataset}/{split}/{category}", resamples, seed)
+            for category, of_category in of_split.groupby("category", sort=False)
+        }
+        categories = PROTOCOLS[TITLES[dataset]].categories
+        if len(categories) > 1:
+            sampled[AVERAGE] = _averaged([sampled[category] for category in categories])
+        for category, (means, draws, queries) in sampled.items():
+            low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+            table = pd.DataFrame({"value": means, "ci_low": low, "ci_high": high}) * 100
+            table = table.reset_index().assign(dataset=dataset, split=split, category=category, queries=queries)
+            rows.append(table)
+    everything = pd.concat(rows, ignore_index=True).assign(study=study, backbone=backbone)
+    return everything[[*COLUMNS, "queries"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+
+
+def write_csv(results: pd.DataFrame, path: Path) -> Path:
+    """Write the long table, four decimals, the same bytes for the same numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        results.to_csv(aside, index=False, float_format="%.4f", lineterminator="\n")
+    return path
+
+
+def published() -> pd.DataFrame:
+    """Numbers printed in papers, in percent, each with where it was seen (column source)."""
+    with resources.files("searle_lib").joinpath("published_results.csv").open() as file:
+        return pd.read_csv(file)
+
+
+def wide(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
+    """A benchmark's table as papers print it: a row a method, columns (category, metric), values in percent."""
+    chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
+    return _pivot(chosen, "value", dataset)
+
+
+def _resampled(scores: pd.DataFrame, name: str, resamples: int, seed: int) -> tuple[pd.Series, np.ndarray, int]:
+    """Means by (method, metric), their bootstrap draws [resamples, columns], and the number of queries."""
+    table = scores.pivot(index="query", columns=["method", "metric"], values="value")
+    if table.isna().any(axis=None):
+        method, metric = table.columns[table.isna().any()][0]
+        raise ValueError(f"{name} has queries without {metric} of {method}; run 06_retrieval again.")
+    queries = len(table)
+    random = np.random.default_rng(randomness.keys(seed, "bootstrap", [name])[0])
+    weights = random.multinomial(queries, np.full(queries, 1 / queries), size=resamples)  # [resamples, queries]
+    return table.mean(), weights @ table.to_numpy() / queries, queries
+
+
+def _averaged(parts: list[tuple[pd.Series, np.ndarray, int]]) -> tuple[pd.Series, np.ndarray, int]:
+    means, draws, queries = zip(*parts, strict=True)
+    aligned = [draw[:, mean.index.get_indexer(means[0].index)] for mean, draw in zip(means, draws, strict=True)]
+    return sum(m[means[0].index] for m in means) / len(means), np.mean(aligned, axis=0), sum(queries)
+
+
+def _pivot(long: pd.DataFrame, values: str, dataset: str) -> pd.DataFrame:
+    """Long to wide with methods in order of appearance and columns in the order that papers use."""
+    protocol = PROTOCOLS[TITLES[dataset]]
+    table = long.pivot(index="method", columns=["category", "metric"], values=values)
+    pairs = [(category, name) for category in protocol.categories for name, under in protocol.metrics if not under]
+    pairs += [(under, name) for name, under in protocol.metrics if under]
+    pairs += [(AVERAGE, name) for name, _ in protocol.metrics] if len(protocol.categories) > 1 else []
+    rest = sorted(pair for pair in table.columns if pair not in pairs)
+    table = table[[pair for pair in [*pairs, *rest] if pair in table.columns]]
+    return table.loc[list(dict.fromkeys(long["method"]))]

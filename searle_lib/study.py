@@ -1,0 +1,182 @@
+"""What ties a study together: where its files lie, and the run of its notebooks in order by papermill."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from searle_lib import parameters, reports
+from searle_lib.artefacts import Store
+
+ENVIRONMENT = {  # of the notebooks' kernels
+    "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),  # else every large tensor is mapped and cleared anew by the kernel
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Stopped(RuntimeError):
+    """A notebook of the study ended in an error."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a notebook finds its data, keeps its artefacts, and leaves its reports."""
+
+    root: Path
+    data: Path
+    store: Store
+    reports: Path
+
+    def path(self, name: str) -> str:
+        """A file's or folder's path, if there is one of that name below the project's root; else the name itself."""
+        there = self.root / name
+        return str(there) if there.exists() else name
+
+
+def workspace(
+    notebook: str, study: str, data_root: str, artefact_root: str, report_root: str, world: str = "real"
+) -> Workspace:
+    """The places of a study as seen from a notebook; relative ones lie below the project's root.
+
+    With world "miniature" the data root is drawn when it is not there yet.
+    """
+    root = project_root()
+    data = root / data_root
+    if world == "miniature":
+        from searle_lib.miniworld import writers
+
+        writers.write(data)
+    return Workspace(root, data, Store(root / artefact_root, notebook), root / report_root / study)
+
+
+def project_root() -> Path:
+    """The nearest folder from here upwards that holds `notebooks` and `params`; else the current folder."""
+    here = Path.cwd()
+    both = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in both if (folder / "params").is_dir()), here)
+
+
+def notebooks(root: Path) -> list[Path]:
+    """The study's notebooks in order. Raises FileNotFoundError when there are none."""
+    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"{root / 'notebooks'} holds no notebooks; run this from the project's folder.")
+    return found
+
+
+def run(file: Path, only: str | None = None, first: str | None = None, overrides: list[str] | None = None) -> Path:
+    """Run a study's notebooks in order and render their pages; the path of the index page.
+
+    `only` is one notebook, `first` the one to start from. Raises ValueError before anything runs for a bad
+    parameter or notebook name, and Stopped, with the notebook's own sentence, when one fails.
+    """
+    root = project_root()
+    every = notebooks(root)
+    known = parameters.declared(every)
+    values = parameters.read(Path(file), known, overrides or ())
+    study = values.get("study", Path(file).stem)
+    values["study"] = study
+    folder = root / str(values.get("report_root", "reports")) / study
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    papermill_engines.register("told", _Told)
+    console = Console(highlight=False)
+    for path in _chosen(every, only, first):
+        own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
+        _run_one(path, folder / path.name, own, root, console)
+    return reports.index(folder, study, every)
+
+
+def _chosen(every: list[Path], only: str | None, first: str | None) -> list[Path]:
+    names = [path.stem for path in every]
+    for name in (only, first):
+        if name and name not in names:
+            raise ValueError(f"there is no notebook {name}; there are {', '.join(names)}.")
+    if only:
+        return [every[names.index(only)]]
+    return every[names.index(first) :] if first else every
+
+
+def _run_one(path: Path, output: Path, values: dict, root: Path, console: Console) -> None:
+    """Run one notebook aside and put it in place when it ends well; keep it as *.failed.ipynb when it does not."""
+    line = _Line(path.stem)
+    aside = output.with_suffix(".running.ipynb")
+    failed = output.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    _Told.line = line
+    try:
+        with Live(get_renderable=line, console=console, refresh_per_second=4):
+            papermill.execute_notebook(
+                path, aside, values, engine_name="told", progress_bar=False, cwd=root, kernel_name="python3"
+            )
+            line.doing = "rendering its page"
+            reports.page(aside, output.with_suffix(".html"))
+            line.doing = "done"
+    except PapermillExecutionError as problem:
+        aside.rename(failed)
+        said = problem.evalue.strip().strip("'\"")
+        raise Stopped(f"{path.stem} stopped: {said} (its cells so far: {failed})") from problem
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    aside.rename(output)
+
+
+class _Line:
+    """The progress line of one notebook: name, elapsed time, what it is doing."""
+
+    def __init__(self, name: str):
+        self.name, self.doing, self.started = name, "starting its kernel", time.monotonic()
+
+    def __call__(self) -> Text:
+        return Text(f"{self.name:<14}{time.monotonic() - self.started:6.1f} s  {self.doing}", no_wrap=True)
+
+
+class _Told(NBClientEngine):
+    """Papermill's engine, which tells the progress line under which heading the running cell stands."""
+
+    line: _Line
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        start = nb_man.cell_start
+
+        def cell_start(cell, cell_index=None, **more):
+            cls.line.doing = _heading(nb_man.nb, cell_index or 0) or cls.line.doing
+            return start(cell, cell_index, **more)
+
+        nb_man.cell_start = cell_start
+        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:
+    texts = [cell.source for cell in notebook.cells[: index + 1] if cell.cell_type == "markdown"]
+    heads = [line.lstrip("# ") for text in texts for line in text.splitlines() if line.startswith("#")]
+    return heads[-1] if heads else None
+
+
+def main_table(folder: Path) -> None:
+    """Print the study's main results from its results.csv."""
+    import pandas as pd
+
+    from searle_lib.results import MAIN
+
+    results = pd.read_csv(folder / "results.csv")
+    chosen = results.merge(pd.DataFrame(MAIN, columns=["dataset", "split", "category", "metric"]))
+    chosen["column"] = chosen["dataset"] + " " + chosen["metric"]
+    table = chosen.pivot(index="method", columns="column", values="value")
+    table = table.loc[chosen["method"].unique(), chosen["column"].unique()]
+    print(table.round(2).to_string(), file=sys.stdout)

@@ -1,0 +1,19 @@
+"""Optional logging of a training to Comet: only where the package and a key are there."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+Log = Callable[[dict[str, float]], None]
+
+
+def comet(workspace: str, name: str, facts: dict) -> Log:
+    """What to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY."""
+    if not importlib.util.find_spec("comet_ml") or not os.environ.get("COMET_API_KEY"):
+        return lambda row: None
+    from comet_ml import Experiment
+
+    experiment = Experiment(project_name="searle", workspace=workspace or None)
+    experiment.set_name(name)
+    experiment.log_parameters(facts)
+    return lambda row: experiment.log_metrics(row, epoch=int(row["epoch"]))

@@ -1,0 +1,35 @@
+"""What several tests need: the known answers, and small models and data sets that are made for the session."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from searle_lib import backbone
+from searle_lib.miniworld import models
+
+HERE = Path(__file__).parent
+COMPACT = HERE / "known_answers"
+
+
+@pytest.fixture(scope="session")
+def known_answers(tmp_path_factory):
+    """Inputs and outputs of the authors' code, from KNOWN_ANSWERS or ../shared, else the compact copy beside us."""
+    default = HERE.parents[1] / "shared" / "known_answers"
+    folder = Path(os.environ.get("KNOWN_ANSWERS", default if default.is_dir() else COMPACT))
+    clip_file = folder / "tiny_clip.pt"
+    if not clip_file.exists():
+        clip_file = tmp_path_factory.mktemp("known") / "tiny_clip.pt"
+        torch.save(models.spread(load_file(folder / "tiny_clip.safetensors")), clip_file)
+    return SimpleNamespace(
+        inputs=json.loads((folder / "inputs.json").read_text()),
+        expected={name: torch.from_numpy(value) for name, value in np.load(folder / "expected.npz").items()},
+        images=[folder / f"image_{i}.png" for i in range(10)],
+        phi=folder / "phi_3.pt",
+        backbone=backbone.load(str(clip_file)),
+    )

@@ -1,0 +1,123 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from searle_lib import artefacts, shards
+from searle_lib.artefacts import Missing, Store
+
+
+def write_hello(folder):
+    (folder / "hello.txt").write_text("hello")
+
+
+def test_what_exists_is_not_made_again(tmp_path):
+    store, calls = Store(tmp_path), []
+
+    def make(folder):
+        calls.append(folder)
+        write_hello(folder)
+
+    first, second = (store.keep("greeting", {"language": "en"}, make) for _ in range(2))
+    assert first == second and len(calls) == 1
+    assert (first.folder / "hello.txt").read_text() == "hello"
+    assert json.loads((first.folder / "manifest.json").read_text())["facts"] == {"language": "en"}
+
+
+def test_other_facts_make_another_artefact(tmp_path):
+    store = Store(tmp_path)
+    keys = {store.keep("greeting", {"language": tongue}, write_hello).key for tongue in ("en", "it")}
+    assert len(keys) == 2
+
+
+def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path):
+    def make(folder):
+        (folder / "shards").mkdir()
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Store(tmp_path).keep("greeting", {}, make)
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+
+
+def test_another_notebooks_artefact_is_asked_for_in_one_sentence(tmp_path):
+    Store(tmp_path, "03_oti").keep("oti/cirr", {"steps": 50, "clip": "a"}, write_hello, "03_oti", "OTI tokens")
+    with pytest.raises(Missing) as problem:
+        Store(tmp_path, "04_phi").keep("oti/cirr", {"steps": 350, "clip": "a"}, write_hello, "03_oti", "OTI tokens")
+    assert str(problem.value) == (
+        "notebook 04_phi needs OTI tokens; run 03_oti first (there is one, but made with steps 50 instead of 350)."
+    )
+
+
+def test_written_aside_leaves_the_old_file_when_writing_fails(tmp_path):
+    file = tmp_path / "facts.json"
+    artefacts.write_json(file, [1])
+    with pytest.raises(RuntimeError), artefacts.written_aside(file) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert json.loads(file.read_text()) == [1]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def slowly(root, rows_a_second):
+    import torch
+
+    def work(first, end):
+        time.sleep((end - first) / rows_a_second)
+        return {"row": torch.arange(first, end)}
+
+    def make(folder):
+        rows = shards.run(folder / "shards", 40, 2, work)["row"]
+        (folder / "rows.txt").write_text(" ".join(map(str, rows.tolist())))
+        shards.clear(folder / "shards")
+
+    return Store(root).keep("rows", {}, make)
+
+
+def test_a_killed_process_leaves_shards_from_which_the_next_one_goes_on(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=slowly, args=(tmp_path, 10))
+    process.start()
+    while len(list(tmp_path.glob("rows-*.partial/shards/rows-*.safetensors"))) < 3:
+        assert process.is_alive()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list(tmp_path.glob("rows-??????????"))
+    started = time.monotonic()
+    kept = slowly(tmp_path, 1000)
+    assert time.monotonic() - started < 2
+    assert (kept.folder / "rows.txt").read_text() == " ".join(map(str, range(40)))
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["manifest.json", "rows.txt"]
+
+
+def test_two_processes_that_want_the_same_artefact_make_it_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=slowly, args=(tmp_path, 20)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert len(list(tmp_path.glob("rows-*"))) == 1
+
+
+def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"1234")
+    prints = {
+        artefacts.images_fingerprint(["a", "b"], paths),
+        artefacts.images_fingerprint(["b", "a"], paths[::-1]),
+        artefacts.images_fingerprint(["a", "c"], paths),
+    }
+    paths[1].write_bytes(b"12345")
+    prints.add(artefacts.images_fingerprint(["a", "b"], paths))
+    assert len(prints) == 4
+
+
+def test_images_fingerprint_names_the_image_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="image b is listed but .*/b does not exist; download it"):
+        artefacts.images_fingerprint(["b"], [tmp_path / "b"])

@@ -1,0 +1,71 @@
+"""Ranking against a full sort written out here, with ties, chunks, dtypes, and galleries smaller than k."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from searle_lib.retrieval import ranks, top_k
+
+
+def problem(dtype, ties, queries=23, gallery=41, dimension=8):
+    """Vectors whose products are exact in every float type when ties are wanted, so that equal scores are equal."""
+    random = torch.Generator().manual_seed(3)
+    if ties:
+        q = torch.randint(-2, 3, (queries, dimension), generator=random).float() / 4
+        g = torch.randint(-2, 3, (gallery, dimension), generator=random).float() / 4
+        g[21:] = g[:20].clone()  # nearly every image twice
+    else:
+        q = F.normalize(torch.randn(queries, dimension, generator=random), dim=-1)
+        g = F.normalize(torch.randn(gallery, dimension, generator=random), dim=-1)
+    return q.to(dtype), g.to(dtype)
+
+
+def full_sort(query, gallery, excluded=None):
+    """Rows of the gallery by falling score, equal scores in gallery order."""
+    scores = (gallery.float() @ query.float()).tolist()
+    rows = [row for row in range(len(scores)) if row != excluded]
+    return sorted(rows, key=lambda row: (-scores[row], row))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("k", [1, 5, 40, 41, 100])
+@pytest.mark.parametrize("exclude", [True, False])
+def test_top_k_equals_a_full_sort(chunk, dtype, ties, k, exclude):
+    queries, gallery = problem(dtype, ties)
+    excluded = torch.arange(len(queries)) % len(gallery) if exclude else None
+    expected = [full_sort(q, gallery, int(excluded[i]) if exclude else None)[:k] for i, q in enumerate(queries)]
+    assert top_k(queries, gallery, k, excluded, chunk).tolist() == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("exclude", [True, False])
+def test_ranks_equal_positions_in_a_full_sort(chunk, dtype, ties, exclude):
+    queries, gallery = problem(dtype, ties)
+    excluded = torch.arange(len(queries)) if exclude else None
+    candidates = torch.stack([torch.arange(len(queries)) + 1, torch.full((len(queries),), 40)], dim=1)
+    sorts = [full_sort(q, gallery, int(excluded[i]) if exclude else None) for i, q in enumerate(queries)]
+    expected = [[order.index(c) for c in row] for order, row in zip(sorts, candidates.tolist(), strict=True)]
+    assert ranks(queries, gallery, candidates, excluded, chunk).tolist() == expected
+
+
+def test_ranks_of_absent_candidates_and_of_the_excluded_image_are_minus_one():
+    queries, gallery = problem(torch.float32, ties=False)
+    candidates = torch.tensor([[4, -1]] * len(queries))
+    found = ranks(queries, gallery, candidates, excluded=torch.full((len(queries),), 4))
+    assert (found == -1).all()
+
+
+def test_ranks_refuse_a_candidate_outside_the_gallery():
+    queries, gallery = problem(torch.float32, ties=False)
+    with pytest.raises(ValueError, match="rows of a gallery of 41 images"):
+        ranks(queries, gallery, torch.full((len(queries), 1), 41))
+
+
+def test_no_queries_give_empty_rankings():
+    _, gallery = problem(torch.float32, ties=False)
+    assert top_k(torch.empty(0, 8), gallery, 5).shape == (0, 5)
+    assert ranks(torch.empty(0, 8), gallery, torch.empty(0, 2, dtype=torch.int64)).shape == (0, 2)

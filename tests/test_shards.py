@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from searle_lib import shards
+
+
+def squares(first, end):
+    return {"square": torch.arange(first, end) ** 2, "row": torch.arange(first, end).float()[:, None]}
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 99])
+def test_results_do_not_depend_on_the_shard_size(tmp_path, size):
+    made = shards.run(tmp_path, 10, size, squares)
+    assert made["square"].tolist() == [i**2 for i in range(10)]
+    assert made["row"].shape == (10, 1)
+
+
+def test_a_cut_off_run_goes_on_with_another_shard_size_and_computes_nothing_twice(tmp_path):
+    asked = []
+
+    def work(first, end):
+        asked.extend(range(first, end))
+        if len(asked) == 6:
+            raise KeyboardInterrupt
+        return squares(first, end)
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.run(tmp_path, 10, 3, work)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows-000000000-000000003.safetensors"]
+    asked.clear()
+    made = shards.run(tmp_path, 10, 4, work)
+    assert asked == list(range(3, 10))
+    assert made["square"].tolist() == [i**2 for i in range(10)]
