@@ -69,11 +69,12 @@ class Concepts:
         return pd.DataFrame(named, index=pd.Index(self.ids, name="image"), columns=range(1, len(named[0]) + 1))
 
 
-def read_vocabulary(path: Path) -> Vocabulary:
+def read_vocabulary(path: Path | str) -> Vocabulary:
     """The names of an Open Images class description file (`LabelName,DisplayName`).
 
     Raises FileNotFoundError, or ValueError when the column is missing or a name is empty.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"vocabulary {path} does not exist; download oidv7-class-descriptions.csv there, or correct vocabulary."

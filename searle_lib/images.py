@@ -3,6 +3,7 @@
 A picture that is missing or broken ends the work with its name; nothing is skipped.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -68,10 +69,13 @@ def batches(paths: Sequence[Path], size: int, preprocess: str, batch_size: int, 
     pixels = partial(_pixels, size=size, preprocess=preprocess)
     parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        ahead = [pool.submit(pixels, path) for path in parts[0]] if parts else []
-        for following in [*parts[1:], ()]:
-            current, ahead = ahead, [pool.submit(pixels, path) for path in following]
-            yield torch.stack([future.result() for future in current])
+        submitted = deque()
+        for part in parts:
+            submitted.append([pool.submit(pixels, path) for path in part])
+            if len(submitted) > 1:
+                yield torch.stack([future.result() for future in submitted.popleft()])
+        for last in submitted:
+            yield torch.stack([future.result() for future in last])
 
 
 def _pixels(path: Path, size: int, preprocess: str) -> Tensor:

@@ -13,6 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from traitlets.config import Config
 
 from searle_lib import parameters, reports
 from searle_lib.artefacts import Store
@@ -120,7 +121,14 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
     try:
         with Live(get_renderable=line, console=console, refresh_per_second=4):
             papermill.execute_notebook(
-                path, aside, values, engine_name="told", progress_bar=False, cwd=root, kernel_name="python3"
+                path,
+                aside,
+                values,
+                engine_name="told",
+                progress_bar=False,
+                cwd=root,
+                kernel_name="python3",
+                config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
             )
             line.doing = "rendering its page"
             reports.page(aside, output.with_suffix(".html"))

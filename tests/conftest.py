@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from searle_lib import backbone
-from searle_lib.miniworld import models
+from searle_lib.miniworld import models, writers
 
 HERE = Path(__file__).parent
 COMPACT = HERE / "known_answers"
@@ -33,3 +33,27 @@ def known_answers(tmp_path_factory):
         phi=folder / "phi_3.pt",
         backbone=backbone.load(str(clip_file)),
     )
+
+
+SMALL = writers.Sizes(
+    fashioniq_queries=6,
+    fashioniq_gallery=20,
+    cirr_val_sets=4,
+    cirr_test_sets=2,
+    circo_val_queries=8,
+    circo_test_queries=4,
+    circo_gallery=90,
+    imagenet=24,
+)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A data root with a miniature world of a few pictures, models beside it. Read only: copy what you change."""
+    return writers.write(tmp_path_factory.mktemp("world") / "data", sizes=SMALL)
+
+
+@pytest.fixture(scope="session")
+def tiny(world):
+    """The miniature world's CLIP."""
+    return backbone.load(str(world / "models" / "tiny-clip.pt"))

@@ -1,0 +1,129 @@
+import json
+import shutil
+
+import pytest
+
+from searle_lib import benchmarks
+
+
+@pytest.fixture
+def data(world, tmp_path):
+    """A copy of the world that a test may damage, without its models and pictures."""
+    ignore = shutil.ignore_patterns("models", "images", "unlabeled2017", "dev", "test")
+    return shutil.copytree(world, tmp_path / "data", ignore=ignore)
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_fashioniq_has_a_gallery_a_category_and_reads_both_captions_in_both_orders(world):
+    dress, shirt, toptee = benchmarks.load("fashioniq", world, "val")
+    assert [b.category for b in (dress, shirt, toptee)] == ["dress", "shirt", "toptee"]
+    assert (len(dress.queries), len(dress.gallery)) == (6, 20)
+    entry = json.loads((world / "FashionIQ/captions/cap.dress.val.json").read_text())[0]
+    query = dress.queries.iloc[0]
+    first, second = entry["captions"]
+    assert query["sentences"] == [f"{first} and {second}", f"{second} and {first}"]
+    assert (query["reference"], query["target"], query["query"]) == (entry["candidate"], entry["target"], "dress-0")
+    assert query["ground_truths"] == [entry["target"]]
+
+
+def test_fashioniq_captions_lose_dots_commas_question_marks_and_blanks_at_both_ends(data):
+    def edit(entries):
+        entries[0]["captions"] = [" is red, and long.? ", "has a belt,"]
+
+    change(data / "FashionIQ/captions/cap.dress.val.json", edit)
+    query = benchmarks.load("fashioniq", data, "val")[0].queries.iloc[0]
+    assert query["sentences"][0] == "is red, and long and has a belt"
+
+
+def test_cirr_keeps_the_caption_as_it_is_and_the_group_without_the_reference(world):
+    (val,) = benchmarks.load("cirr", world, "val")
+    entry = json.loads((world / "CIRR/cirr/captions/cap.rc2.val.json").read_text())[3]
+    query = val.queries.iloc[3]
+    assert query["sentences"] == [entry["caption"]] and query["target"] == entry["target_hard"]
+    assert query["group"] == [m for m in entry["img_set"]["members"] if m != entry["reference"]]
+    (test,) = benchmarks.load("cirr", world, "test1")
+    assert set(test.queries["target"]) == {""} and test.queries["ground_truths"].map(len).sum() == 0
+
+
+def test_circo_ids_are_strings_and_truths_are_several(world):
+    (val,) = benchmarks.load("circo", world, "val")
+    assert set(val.queries["target"]) <= set(val.gallery["image"])
+    assert val.queries["ground_truths"].map(len).max() > 1
+    assert all(t in truths for t, truths in zip(val.queries["target"], val.queries["ground_truths"], strict=True))
+
+
+def test_both_splits_of_circo_share_one_gallery(world):
+    splits = benchmarks.load_all(["circo"], world)
+    assert {b.images for loaded in splits.values() for b in loaded} == {"circo/unlabeled"}
+    assert list(splits) == ["circo/val", "circo/test"]
+
+
+def test_imagenet_is_listed_by_name(world):
+    table = benchmarks.imagenet(world)
+    assert table["image"].tolist() == [f"ILSVRC2012_test_{i:08d}" for i in range(1, 25)]
+
+
+def test_the_key_changes_with_a_caption_and_with_the_gallerys_order(data):
+    keys = {benchmarks.load("cirr", data, "val")[0].key}
+    change(data / "CIRR/cirr/captions/cap.rc2.val.json", lambda entries: entries[0].update(caption="is red"))
+    keys.add(benchmarks.load("cirr", data, "val")[0].key)
+    split = data / "CIRR/cirr/image_splits/split.rc2.val.json"
+    split.write_text(json.dumps(dict(reversed(json.loads(split.read_text()).items()))))
+    keys.add(benchmarks.load("cirr", data, "val")[0].key)
+    assert len(keys) == 3
+
+
+def test_an_unknown_dataset_and_an_unknown_split_are_refused(world):
+    with pytest.raises(ValueError, match="there is no dataset mscoco; datasets may name fashioniq, cirr, circo"):
+        benchmarks.load("mscoco", world, "val")
+    with pytest.raises(ValueError, match="CIRR has no split dev here; it has val and test1"):
+        benchmarks.load("cirr", world, "dev")
+
+
+def test_a_missing_data_folder_is_named(tmp_path):
+    for dataset, folder in (("fashioniq", "FashionIQ"), ("cirr", "CIRR"), ("circo", "CIRCO")):
+        with pytest.raises(FileNotFoundError, match=f"data folder .*{folder} does not exist; put the data set there"):
+            benchmarks.load(dataset, tmp_path, "val")
+    with pytest.raises(FileNotFoundError, match="ImageNet1K/test does not exist"):
+        benchmarks.imagenet(tmp_path)
+    (tmp_path / "ImageNet1K" / "test").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"holds no \.JPEG pictures; unpack ImageNet-1K test there"):
+        benchmarks.imagenet(tmp_path)
+
+
+def test_a_missing_file_is_named(data):
+    (data / "CIRCO/annotations/val.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"CIRCO/annotations/val.json does not exist; download it"):
+        benchmarks.load("circo", data, "val")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "file", "key"),
+    [
+        ("fashioniq", "FashionIQ/captions/cap.shirt.val.json", "candidate"),
+        ("cirr", "CIRR/cirr/captions/cap.rc2.val.json", "target_hard"),
+        ("circo", "CIRCO/annotations/val.json", "gt_img_ids"),
+    ],
+)
+def test_an_entry_without_a_key_is_named(data, dataset, file, key):
+    change(data / file, lambda entries: entries[2].pop(key))
+    with pytest.raises(ValueError, match=rf"entry 2 of .*{file} has no key {key}; download it again"):
+        benchmarks.load(dataset, data, "val")
+
+
+def test_an_image_outside_the_gallery_is_named_with_its_query(data):
+    change(data / "CIRR/cirr/captions/cap.rc2.val.json", lambda entries: entries[1].update(target_hard="dev-0"))
+    with pytest.raises(ValueError, match="query 1 of cirr/val names image dev-0, which is not in the gallery"):
+        benchmarks.load("cirr", data, "val")
+
+
+def test_a_broken_json_file_is_named(data):
+    file = data / "FashionIQ/image_splits/split.dress.val.json"
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(ValueError, match=r"split.dress.val.json is not valid JSON .*; download it again"):
+        benchmarks.load("fashioniq", data, "val")
