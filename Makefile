@@ -12,7 +12,7 @@ study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=anot
 	@$(BIN)/python -m searle_lib run $(PARAMS)
 
 test: .venv/made ## run the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: .venv/made ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -7,17 +7,21 @@ and its MLP for the end-of-text position only.
 
 import contextlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import clip
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP, ResidualAttentionBlock
 from torch import Tensor
 
 from searle_lib.artefacts import file_sha256
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # of clip's own import, answered by our pins
+    import clip
+    from clip.model import CLIP, ResidualAttentionBlock
 
 PLACEHOLDER = 259  # CLIP's token id of "$" as a word of its own
 CONTEXT = 77
@@ -97,7 +101,9 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
         )
     place = _device(device)
     try:
-        model, _ = clip.load(name, device="cpu")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
+            model, _ = clip.load(name, device="cpu")
     except Exception as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise ValueError(
@@ -156,9 +162,10 @@ def encode_texts(
 def encode_tokens(backbone: Backbone, tokens: Tokens, batch_size: int = 512, words: Tensor | None = None) -> Tensor:
     """As encode_texts, of texts already tokenized."""
     features = torch.empty(len(tokens), backbone.dimension)
+    places = None if words is None else tokens.placeholders
     for rows in tokens.ends.argsort(stable=True).split(batch_size):
-        spliced = None if words is None else words[rows].to(backbone.device)
-        features[rows] = encode_text(backbone, tokens[rows], spliced).cpu()
+        spliced = () if words is None else (words[rows].to(backbone.device), places[rows])
+        features[rows] = encode_text(backbone, tokens[rows], *spliced).cpu()
     return features
 
 

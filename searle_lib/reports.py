@@ -3,6 +3,7 @@
 Nothing is fetched: formulas become MathML, images are embedded, the style stands in the page.
 """
 
+import ast
 import html
 import re
 from importlib import resources
@@ -26,12 +27,13 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!
 def page(notebook: Path, target: Path) -> Path:
     """Render an executed notebook as a page that stands alone."""
     content = nbformat.read(notebook, as_version=4)
+    content.cells = _with_what_differs(content.cells)
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(content)
-    _write(target, target.stem, '<a href="index.html">All pages</a>', body)
+    _write(target, target.stem, '<a href="index.html">All pages of this study</a>', body)
     return target
 
 
@@ -48,7 +50,7 @@ def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
     files += [str(path.relative_to(folder)) for path in sorted((folder / "submissions").glob("*.json"))]
     files = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in files)
     chart = folder / "figures" / "results.png"
-    picture = f'<p><img src="figures/{chart.name}" alt="Main results with intervals"></p>' if chart.exists() else ""
+    picture = f'<img src="figures/{chart.name}" alt="Main results with intervals">' if chart.exists() else ""
     body = f'<h1>Study {html.escape(study)}</h1>{picture}<ol class="contents">{"".join(rows)}</ol>'
     body += f"<h2>Files</h2><ul>{files}</ul>" if files else ""
     target = folder / "index.html"
@@ -76,4 +78,24 @@ def _opening(notebook: Path) -> tuple[str, str]:
     first = nbformat.read(notebook, as_version=4).cells[0].source
     title, _, rest = first.partition("\n")
     question = next((part for part in rest.split("\n\n") if part.strip()), "")
-    return title.lstrip("# ").strip(), re.sub(r"[*`]", "", " ".join(question.split()))
+    return title.lstrip("# ").strip(), re.sub(r"[*`$]", "", " ".join(question.split()))
+
+
+def _with_what_differs(cells: list) -> list:
+    """The cells, with papermill's own cell of all values cut to those that differ from the declared ones."""
+    declared = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
+    defaults = {line.partition(":")[0]: line.partition(" = ")[2].partition("  #")[0] for line in declared.splitlines()}
+    kept = []
+    for cell in cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            assigned = [line.partition(" = ") for line in cell.source.splitlines() if " = " in line]
+            differing = [f"{name} = {value}" for name, _, value in assigned if not _same(value, defaults.get(name))]
+            if not differing:
+                continue
+            cell.source = "\n".join(["# Values of this run", *differing])
+        kept.append(cell)
+    return kept
+
+
+def _same(value: str, default: str | None) -> bool:
+    return default is not None and ast.literal_eval(value) == ast.literal_eval(default)

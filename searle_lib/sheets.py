@@ -31,7 +31,7 @@ def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int
     """Some queries, drawn at random, with the reference, the caption, what is wanted, and each method's best images.
 
     `rankings` holds columns category, method, query and best (image ids, best first), as `evaluation.leave` writes
-    them for the benchmark's split. A hit is framed and ticked, a miss is paled.
+    them for the benchmark's split. A hit is framed and ticked.
     """
     rankings = rankings[rankings["category"] == benchmark.category]
     chosen = np.random.default_rng(seed).permutation(len(benchmark.queries))[:queries]
@@ -42,8 +42,8 @@ def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int
         query = benchmark.queries.iloc[row]
         wanted = query["ground_truths"]
         lanes = ['<div class="name">reference</div>', _figure(paths[query["reference"]], "", "given")]
-        lanes += ['<div class="name">wanted</div>']
-        lanes += [_figure(paths[image], "", "given") for image in wanted[:shown]]
+        lanes += ['<div class="name beside">wanted</div>']
+        lanes += [_figure(paths[image], "", "given") for image in wanted[: shown - 2]]
         for method in rankings["method"].unique():
             lanes.append(f'<div class="name">{html.escape(method)}</div>')
             for image in best[method, query["query"]][:shown]:

@@ -119,7 +119,7 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
     failed.unlink(missing_ok=True)
     _Told.line = line
     try:
-        with Live(get_renderable=line, console=console, refresh_per_second=4):
+        with Live(get_renderable=line, console=console, refresh_per_second=4, transient=True):
             papermill.execute_notebook(
                 path,
                 aside,
@@ -141,6 +141,7 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
         aside.unlink(missing_ok=True)
         raise
     aside.rename(output)
+    console.print(line())
 
 
 class _Line:

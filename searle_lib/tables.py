@@ -10,12 +10,15 @@ from searle_lib.results import AVERAGE, TITLES, published, wide
 from searle_lib.sheets import STYLE
 
 
-def table(results: pd.DataFrame, dataset: str, split: str, another_world: bool) -> HTML:
+def table(results: pd.DataFrame, dataset: str, split: str, another_world: bool, kind: str = "") -> HTML:
     """A benchmark's table with intervals, and the published numbers of the same metrics below.
+
+    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP".
 
     `another_world` marks the published numbers as of the real data when the study's pictures are drawn.
     """
     columns = [pair for pair in wide(results, dataset, split).columns if pair[0] not in _aspects(results, dataset)]
+    columns = [pair for pair in columns if not kind or pair[1].startswith(f"{kind}@")]
     chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
     own = {(row.method, row.category, row.metric): row for row in chosen.itertuples()}
     lines = [_head(columns)]

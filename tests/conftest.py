@@ -15,6 +15,7 @@ from searle_lib.miniworld import models, writers
 
 HERE = Path(__file__).parent
 COMPACT = HERE / "known_answers"
+OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
 
 
 @pytest.fixture(scope="session")

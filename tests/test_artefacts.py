@@ -119,5 +119,5 @@ def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
 
 
 def test_images_fingerprint_names_the_image_that_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="image b is listed but .*/b does not exist; download it"):
+    with pytest.raises(FileNotFoundError, match=r"image b is listed but .*/b does not exist; download it"):
         artefacts.images_fingerprint(["b"], [tmp_path / "b"])

@@ -49,7 +49,9 @@ def test_a_truncated_image_is_named_with_its_size(tmp_path, suffix):
     Image.effect_noise((90, 90), 80).convert("RGB").save(whole)
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[:1500])
-    with pytest.raises(ValueError, match=rf"image .*/cut.{suffix} cannot be decoded \(1,500 bytes on disk.*download it again"):
+    with pytest.raises(
+        ValueError, match=rf"image .*/cut.{suffix} cannot be decoded \(1,500 bytes on disk.*download it again"
+    ):
         images.read(cut)
 
 

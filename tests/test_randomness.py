@@ -27,7 +27,9 @@ def test_numbers_of_an_id_do_not_depend_on_its_neighbours_or_on_the_range_asked_
 
 
 def test_seed_stage_and_id_each_give_other_numbers():
-    keys = [randomness.keys(*facts)[0] for facts in ((1, "a", ["i"]), (2, "a", ["i"]), (1, "b", ["i"]), (1, "a", ["j"]))]
+    keys = [
+        randomness.keys(*facts)[0] for facts in ((1, "a", ["i"]), (2, "a", ["i"]), (1, "b", ["i"]), (1, "a", ["j"]))
+    ]
     assert len(set(keys)) == 4
 
 

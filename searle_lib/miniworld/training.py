@@ -1,8 +1,8 @@
 """Train the miniature world's own CLIP and language model from scratch: `python -m searle_lib.miniworld.training`.
 
 Both see only pictures and captions drawn for training. The backbone learns in two steps, since contrast alone
-is slow on two cores: (1) the vision tower predicts which words a picture's caption holds, through a linear head
-that is thrown away; (2) with the pictures' features kept, text tower and visual projection learn by contrast.
+is slow on two cores: (1) the vision tower predicts how many of a picture's captions hold each word, through a linear
+head that is thrown away; (2) with the pictures' features kept, text tower and visual projection learn by contrast.
 What is left is written as small safetensors beside this module, with a manifest that says what it was made of.
 """
 
@@ -30,9 +30,9 @@ from searle_lib.miniworld.specimens import KINDS, Scene, Specimen, concepts, ran
 SEED = 2303_15247
 PICTURES = 24_000
 HELD_OUT = 700
-CAPTIONS_A_PICTURE = 6
-VISION = {"steps": 700, "batch": 256, "muon": 0.02, "adamw": 2e-3}
-CONTRAST = {"steps": 900, "batch": 512, "muon": 0.02, "adamw": 2e-3}
+CAPTIONS_A_PICTURE = 12
+VISION = {"steps": 1000, "batch": 256, "muon": 0.02, "adamw": 2e-3}
+CONTRAST = {"steps": 1500, "batch": 512, "muon": 0.02, "adamw": 2e-3}
 LANGUAGE = {"steps": 500, "batch": 128, "muon": 0.02, "adamw": 3e-3}
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
@@ -89,9 +89,9 @@ def _train_vision(model: CLIP, pictures: Tensor, captions: Tensor) -> None:
     random = np.random.default_rng([SEED, 3])
     for _ in trange(VISION["steps"], desc="vision", mininterval=5):
         rows = torch.from_numpy(random.choice(len(pictures), VISION["batch"], replace=False))
-        chosen = captions[rows, int(random.integers(captions.shape[1]))]
-        bag = torch.zeros(len(rows), words).scatter_(1, chosen, 1.0)
-        loss = F.binary_cross_entropy_with_logits(head(model.visual(_pixels(pictures[rows]))), bag)
+        bags = torch.zeros(len(rows), captions.shape[1], words).scatter_(2, captions[rows], 1.0)  # [B, C, words]
+        logits = head(model.visual(_pixels(pictures[rows])))
+        loss = F.binary_cross_entropy_with_logits(logits, bags.mean(1))
         steps.take(loss * words)
     model.visual.proj = projection
     print(f"vision loss {loss.item() * words:.2f}", file=sys.stderr)

@@ -121,15 +121,16 @@ def _fashioniq(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specim
             pairs = []
             for _ in range(queries):
                 reference = random_garment(random, kinds_of(category))
-                pairs.append((reference, varied(reference, int(random.integers(2, 4)), random, fixed=("kind",))))
+                pairs.append((reference, varied(reference, int(random.integers(3, 5)), random, fixed=("kind",))))
             rest = [random_garment(random, kinds_of(category)) for _ in range(gallery - 2 * queries)]
             specimens = [*(specimen for pair in pairs for specimen in pair), *rest]
             names = _names(len(specimens), random)
             entries = []
             for row, (reference, target) in enumerate(pairs):
+                changed = random.permutation(differences(reference, target)).tolist()
                 captions = [
-                    grammar.relative_caption(reference, target, random, most=int(random.integers(1, 3)))
-                    for _ in range(2)
+                    grammar.relative_caption(reference, target, random, most=int(random.integers(1, 3)), names=part)
+                    for part in (changed, changed[::-1])
                 ]
                 entry = {"target": names[2 * row + 1], "candidate": names[2 * row], "captions": captions}
                 entries.append(entry if split == "val" else {n: v for n, v in entry.items() if n != "target"})

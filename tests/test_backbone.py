@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from searle_lib import backbone
+from searle_lib.backbone import encode_text, encode_texts, tokenize
+
+
+def plain_77_positions(clip, ids, words=None):
+    """CLIP's own text tower over all 77 positions, with pseudo-words put over the first placeholder of each text."""
+    model = clip.model
+    x = model.token_embedding(ids)
+    if words is not None:
+        for row, word in enumerate(words):
+            x[row, ids[row].tolist().index(backbone.PLACEHOLDER)] = word
+    x = (x + model.positional_embedding).permute(1, 0, 2)
+    x = model.ln_final(model.transformer(x).permute(1, 0, 2))
+    return x[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection
+
+
+TEXTS = ["$", "a photo of $ that is blue", "a $ and a $ together", "a photo of $ " + "and another one " * 40]
+
+
+def test_cut_texts_give_the_features_of_all_77_positions(tiny):
+    words = torch.randn(len(TEXTS), tiny.width, generator=torch.Generator().manual_seed(0))
+    ids = torch.stack([torch.nn.functional.pad(t, (0, 77 - len(t))) for t in tokenize(TEXTS).ids])
+    assert ids[3, 76] == 49407  # cut off, its end-of-text forced to the last place
+    assert_close(encode_texts(tiny, TEXTS, words=words), plain_77_positions(tiny, ids, words), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_features_come_in_the_order_of_the_texts(tiny, batch_size):
+    expected = torch.cat([encode_texts(tiny, [text]) for text in TEXTS])
+    assert_close(encode_texts(tiny, TEXTS, batch_size), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_pseudo_words_and_nothing_of_clip(tiny):
+    words = torch.zeros(2, tiny.width, requires_grad=True)
+    encode_text(tiny, tokenize(TEXTS[:2]), words).sum().backward()
+    assert words.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in tiny.model.parameters())
+
+
+def test_gradients_equal_those_of_all_77_positions(tiny):
+    ids = torch.stack([torch.nn.functional.pad(t, (0, 77 - len(t))) for t in tokenize(TEXTS).ids])
+    start = torch.randn(len(TEXTS), tiny.width, generator=torch.Generator().manual_seed(0))
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    encode_text(tiny, tokenize(TEXTS), ours).square().sum().backward()
+    plain_77_positions(tiny, ids, theirs).square().sum().backward()
+    assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_a_dollar_in_a_caption_is_not_taken_for_the_pseudo_word(tiny):
+    """The prompt's own $ comes first and takes the word; the caption's stays a literal dollar."""
+    text = "a photo of $ that costs $ 5"
+    tokens = tokenize([text])
+    assert tokens.placeholders.tolist() == [4]
+    words = torch.randn(1, tiny.width, generator=torch.Generator().manual_seed(0))
+    spliced = encode_text(tiny, tokens, words)
+    assert_close(
+        spliced, plain_77_positions(tiny, torch.nn.functional.pad(tokens.ids, (0, 77 - tokens.ids.shape[1])), words)
+    )
+
+
+def test_a_text_without_a_place_for_the_pseudo_word_is_named(tiny):
+    with pytest.raises(ValueError, match=r"text 1 of 2 has no \$ among its first 77 tokens; put ' \$ ' where"):
+        encode_texts(tiny, ["a photo of $", "a photo"], words=torch.zeros(2, tiny.width))
+
+
+def test_no_texts_give_no_features(tiny):
+    assert encode_texts(tiny, []).shape == (0, tiny.dimension)
+
+
+def test_bfloat16_stays_near_float32(tiny, world):
+    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    cosine = torch.cosine_similarity(encode_texts(half, TEXTS), encode_texts(tiny, TEXTS), dim=-1)
+    assert encode_texts(half, TEXTS).dtype == torch.float32
+    assert cosine.min() > 0.995
+
+
+def test_a_name_that_is_neither_a_file_nor_a_clip_is_refused():
+    with pytest.raises(ValueError, match=r"clip_model ViT-B/33 is neither a file nor one of CLIP's names \(RN50, "):
+        backbone.load("ViT-B/33")
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half an archive"])
+def test_a_file_without_weights_is_refused(tmp_path, content):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"clip_model .*weights.pt does not hold CLIP weights .*; download it again"):
+        backbone.load(str(file))
+
+
+def test_a_file_with_other_weights_is_refused(tmp_path):
+    file = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match=r"other.pt does not hold CLIP weights \(KeyError"):
+        backbone.load(str(file))
+
+
+def test_a_device_that_is_not_there_is_refused(world):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="device cuda is not available on this machine; set device to cpu or auto"):
+        backbone.load(str(world / "models" / "tiny-clip.pt"), device="cuda")

@@ -1,0 +1,161 @@
+"""OTI held to a plain rendering of the published loop, and to its promise that images are independent."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from searle_lib import backbone, inversion, phrase_bank, phrases, randomness
+from searle_lib.artefacts import Store
+from searle_lib.backbone import encode_text, tokenize
+from searle_lib.concepts import TEMPLATES, Concepts
+from searle_lib.embeddings import Embeddings
+from searle_lib.inversion import Settings
+
+NAMES = ("Star", "Boat", "Gown", "Tree")
+FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.5)
+
+
+def problem(clip, images=5):
+    """Random embeddings, a few phrases a concept of which one lacks its concept, and rankings of the concepts."""
+    random = torch.Generator().manual_seed(1)
+    vectors = torch.randn(images, clip.dimension, generator=random)
+    ids = tuple(f"image-{i}" for i in range(images))
+    rows = torch.stack([torch.randperm(4, generator=random) for _ in range(images)])
+    texts = {
+        "Star": ["a photo of Star that is blue", "a photo of Star that is next to a Star"],
+        "Boat": ["a photo of Boat that has stripes", "a photo of Boat on the beach"],
+        "Gown": ["a photo of Gown that is red", "a photo of a dress"],  # the second does not name it
+        "Tree": ["a photo of Tree that is small in the snow", "a photo of Tree", "a photo of Tree that is big"],
+    }
+    table = pd.DataFrame(
+        [(concept, text) for concept, of in texts.items() for text in of], columns=["concept", "phrase"]
+    )
+    images = Embeddings("test/images", ids, vectors, "images")
+    return images, Concepts(ids, rows, NAMES, "concepts"), phrases.from_table(table)
+
+
+def plain_loop(clip, images, concepts, written, settings):
+    """One image at a time: texts made, tokenized and encoded anew at every step, as the published code does."""
+    words = []
+    for row, image in enumerate(images.ids):
+        key = randomness.keys(settings.seed, "oti", [image])
+        start = randomness.normal(key, 2 * settings.steps, clip.width)[0] * 0.02
+        v = torch.tensor(start, dtype=torch.float32, requires_grad=True)
+        ema = v.detach().clone()
+        optimizer = torch.optim.AdamW([v], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        nearest = [concepts.names[c] for c in concepts.rows[row].tolist()][: settings.top_k]
+        pool = [(c, p) for c in nearest if all(c in p for p in written.of(c)) for p in written.of(c)]
+        template_draws = randomness.integers(key, 0, settings.steps, 24)[0]
+        phrase_draws = randomness.integers(key, settings.steps, settings.steps, len(pool))[0]
+        for template, (concept, phrase) in zip(template_draws, (pool[i] for i in phrase_draws), strict=True):
+            text = encode_text(clip, tokenize([TEMPLATES[template].format(" $ ")]), v[None])
+            spliced = encode_text(clip, tokenize([phrase.replace(concept, " $ ", 1)]), v[None])
+            plain = encode_text(clip, tokenize([phrase]))
+            cos = 1 - F.cosine_similarity(text, images.vectors[row][None])
+            gpt = 1 - F.cosine_similarity(spliced, plain)
+            optimizer.zero_grad()
+            ((cos + 0.5 * gpt) / 1.5).sum().backward()
+            optimizer.step()
+            ema = settings.ema_decay * ema + (1 - settings.ema_decay) * v.detach()
+        words.append(ema)
+    return torch.stack(words)
+
+
+def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    made = inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST, batch_size=3)
+    expected = plain_loop(tiny, images, concepts, written, FAST)
+    assert_close(made.tokens.vectors, expected, atol=1e-4, rtol=1e-3)
+    assert made.history["step"].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("batch_size", "save_every"), [(1, 1), (2, 1), (5, 3)])
+def test_results_do_not_depend_on_batches_or_savings(tiny, tmp_path, batch_size, save_every):
+    images, concepts, written = problem(tiny)
+    one = inversion.invert(Store(tmp_path / "a"), tiny, images, concepts, written, FAST, 5, 10)
+    other = inversion.invert(Store(tmp_path / "b"), tiny, images, concepts, written, FAST, batch_size, save_every)
+    assert_close(one.tokens.vectors, other.tokens.vectors, atol=1e-5, rtol=1e-4)
+    assert one.tokens.key == other.tokens.key
+
+
+def test_the_loss_falls_and_the_word_comes_to_mean_the_picture(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    targets = encode_text(tiny, tokenize(["a blue star", "two boats", "a red gown", "a tree", "a cat"]))
+    images = dataclasses.replace(images, vectors=targets)
+    long = dataclasses.replace(FAST, steps=80)
+    history = inversion.invert(Store(tmp_path), tiny, images, concepts, written, long).history
+    assert history["cos"].iloc[-1] < history["cos"].iloc[0] / 2
+
+
+def test_phrases_are_drawn_from_usable_concepts_only(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    bank = phrase_bank.prepare(Store(tmp_path), tiny, written)
+    drawn = [bank.rows_of(concepts, row, 4) for row in range(len(images.ids))]
+    unusable = set(range(written.starts[2], written.starts[3]))
+    assert all(not unusable & set(np.concatenate(rows)) and len(rows) == 3 for rows in drawn)
+
+
+def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
+    _, _, written = problem(tiny)
+    bank = phrase_bank.prepare(Store(tmp_path), tiny, written)
+    twice = 1  # "a photo of Star that is next to a Star"
+    for tokens, text in (
+        (bank.first, "a photo of $ that is next to a Star"),
+        (bank.every, "a photo of $ that is next to a $"),
+    ):
+        assert tokens[[twice]].ids.tolist() == tokenize([text]).ids.tolist()
+
+
+def test_an_image_without_a_usable_concept_is_named(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    concepts = dataclasses.replace(concepts, rows=torch.full((5, 1), 2))
+    with pytest.raises(
+        ValueError, match=r"image image-0: each of its 1 concepts \(Gown, ...\) has a phrase that does not"
+    ):
+        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+
+
+def test_a_concept_that_was_never_written_about_is_named(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    concepts = dataclasses.replace(concepts, names=("Star", "Moon", "Gown", "Tree"))
+    with pytest.raises(LookupError, match="concept 'Moon' has no phrases; run 01_phrases"):
+        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+
+
+def test_a_pseudo_word_that_is_not_finite_is_named_with_its_image(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    images.vectors[3, 0] = float("nan")
+    with pytest.raises(ValueError, match="the pseudo-word of image image-3 of test/images is not finite; lower"):
+        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+
+
+def long_inversion(clip_file, folder):
+    clip = backbone.load(clip_file)
+    images, concepts, written = problem(clip, images=40)
+    settings = dataclasses.replace(FAST, steps=40)
+    return inversion.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
+
+
+def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path):
+    clip_file = str(world / "models" / "tiny-clip.pt")
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=long_inversion, args=(clip_file, tmp_path / "cut"))
+    process.start()
+    while len(shards := list((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))) < 2:
+        assert process.is_alive()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list((tmp_path / "cut" / "oti").glob("*/oti.safetensors")) and shards
+    written_before = {path: path.stat().st_mtime_ns for path in shards}
+    assert written_before
+    assert torch.equal(long_inversion(clip_file, tmp_path / "cut"), long_inversion(clip_file, tmp_path / "whole"))

@@ -1,0 +1,127 @@
+import shutil
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from searle_lib import phrases
+from searle_lib.artefacts import Store
+from searle_lib.concepts import Vocabulary, read_vocabulary
+from searle_lib.phrases import Settings
+
+FEW = Settings(phrases_per_concept=6, max_length=20)
+
+
+@pytest.fixture(scope="module")
+def language(world):
+    return phrases.load_language_model(str(world / "models" / "tiny-gpt-neo"))
+
+
+@pytest.fixture(scope="module")
+def names(world):
+    return read_vocabulary(world / "oidv7-class-descriptions.csv")
+
+
+def test_what_is_sampled_does_not_depend_on_the_batch(language, names):
+    concepts = names.names[:7]
+    together = phrases.sample(*language, concepts, FEW)
+    apart = torch.cat([phrases.sample(*language, (concept,), FEW) for concept in concepts])
+    assert torch.equal(together, apart)
+
+
+def test_every_phrase_starts_with_its_prompt_and_keeps_the_length(language, names):
+    ids = phrases.sample(*language, names.names, FEW)
+    assert ids.shape == (len(names.names), 6, 20)
+    texts = language[1].batch_decode(ids.flatten(0, 1), skip_special_tokens=True)
+    expected = [f"a photo of {name} that" for name in names.names for _ in range(6)]
+    assert all(text.startswith(prompt) for text, prompt in zip(texts, expected, strict=True))
+    assert len(set(texts)) > len(texts) / 2
+
+
+def test_sampling_follows_the_models_probabilities(language):
+    """The share of each first word over many phrases, against the softmax at the temperature."""
+    model, tokenizer = language
+    prompt = tokenizer("a photo of Star that", return_tensors="pt").input_ids
+    settings = Settings(3000, prompt.shape[1] + 1, 1.0, 0)
+    drawn = Counter(phrases.sample(model, tokenizer, ("Star",), settings)[0, :, -1].tolist())
+    probabilities = model(prompt).logits[0, -1].softmax(0).detach()
+    for token in probabilities.topk(3).indices.tolist():
+        assert drawn[token] / 3000 == pytest.approx(float(probabilities[token]), abs=0.03)
+
+
+def test_no_ngram_comes_twice(language, names):
+    ids = phrases.sample(*language, names.names[:5], Settings(8, 35, 0.5, 2))
+    for row in ids.flatten(0, 1).tolist():
+        row = row[: row.index(language[1].eos_token_id)] if language[1].eos_token_id in row else row
+        pairs = list(pairwise(row))
+        assert len(pairs) == len(set(pairs))
+
+
+def test_newlines_and_runs_of_dots_are_cleaned():
+    assert phrases.clean("a\n\nb... c\nd..") == "a. b. c. d."
+
+
+def test_phrases_are_kept_and_grouped_by_concept(world, names, tmp_path):
+    few = Vocabulary(names.names[:3], "few")
+    made = phrases.generate(Store(tmp_path), few, str(world / "models" / "tiny-gpt-neo"), FEW, batch=2)
+    assert made.concepts == few.names and np.diff(made.starts).tolist() == [6, 6, 6]
+    assert made.of(few.names[1]) == made.texts[6:12]
+    again = phrases.generate(Store(tmp_path, "04_phi"), few, str(world / "models" / "tiny-gpt-neo"), FEW)
+    assert again.texts == made.texts and again.key == made.key
+
+
+def test_a_concept_that_one_of_its_phrases_does_not_name_is_left_out_and_told():
+    table = pd.DataFrame({"concept": ["Cat", "Cat", "Dog"], "phrase": ["a Cat", "a feline", "a Dog that"]})
+    assert phrases.from_table(table).without_their_concept == {"Cat"}
+
+
+def test_a_concept_without_phrases_is_named():
+    found = phrases.from_table(pd.DataFrame({"concept": ["Cat"], "phrase": ["a Cat"]}))
+    with pytest.raises(LookupError, match="concept 'Dog' has no phrases; run 01_phrases on the vocabulary that"):
+        found.of("Dog")
+
+
+def test_scattered_phrases_of_one_concept_are_refused():
+    table = pd.DataFrame({"concept": ["Cat", "Dog", "Cat"], "phrase": ["a Cat", "a Dog", "a Cat"]})
+    with pytest.raises(ValueError, match="must stand together in the phrase table; sort it by concept"):
+        phrases.from_table(table)
+
+
+def test_a_prompt_longer_than_a_phrase_may_be_is_named(language):
+    with pytest.raises(ValueError, match="the prompt of concept 'Star' fills phrase_max_length 3; raise it"):
+        phrases.sample(*language, ("Star",), Settings(1, 3))
+
+
+def test_a_folder_without_a_language_model_is_refused(tmp_path, world):
+    with pytest.raises(ValueError, match=r"language_model .* is neither a folder with a causal language model nor"):
+        phrases.load_language_model(str(tmp_path))
+    shutil.copytree(world / "models" / "tiny-gpt-neo", tmp_path / "broken")
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is neither a folder with a causal language model"):
+        phrases.load_language_model(str(tmp_path / "broken"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a,b\n1,2\n", "has no column DisplayName but a, b; is it the right file"),
+        ("LabelName,DisplayName\n/m/1, \n", "has an empty DisplayName in row 2; remove that row"),
+    ],
+)
+def test_a_bad_vocabulary_is_refused(tmp_path, content, sentence):
+    (tmp_path / "names.csv").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_vocabulary(tmp_path / "names.csv")
+
+
+def test_a_missing_vocabulary_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"vocabulary .*gone.csv does not exist; download"):
+        read_vocabulary(tmp_path / "gone.csv")
+
+
+def test_names_are_stripped_and_the_name_null_is_a_name(tmp_path):
+    (tmp_path / "names.csv").write_text("LabelName,DisplayName\n/m/1, Cat \n/m/2,null\n")
+    assert read_vocabulary(tmp_path / "names.csv").names == ("Cat", "null")

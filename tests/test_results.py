@@ -1,0 +1,88 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from searle_lib import results
+
+
+def scores_of(dataset, split, category, method, metric, values):
+    table = pd.DataFrame({"value": values, "query": [f"{category}-{i}" for i in range(len(values))]})
+    facts = {"dataset": dataset, "split": split, "category": category, "method": method, "metric": metric}
+    return table.assign(**facts)
+
+
+def random_scores(seed=0, queries=200):
+    random = np.random.default_rng(seed)
+    tables = []
+    for method, quality in (("Text-only", 0.3), ("SEARLE", 0.5)):
+        for category in ("dress", "shirt", "toptee"):
+            values = (random.random(queries) < quality).astype(float)
+            tables.append(scores_of("FashionIQ", "val", category, method, "R@10", values))
+        tables.append(scores_of("CIRCO", "val", "all", method, "mAP@5", random.random(queries) * quality))
+    return pd.concat(tables, ignore_index=True)
+
+
+def one(table, **where):
+    for name, value in where.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_values_are_means_in_percent_and_the_average_is_over_categories():
+    scores = random_scores()
+    table = results.summarise(scores, "mini", "tiny")
+    dress = scores[(scores["category"] == "dress") & (scores["method"] == "SEARLE")]["value"]
+    assert one(table, category="dress", method="SEARLE")["value"] == pytest.approx(dress.mean() * 100)
+    three = [one(table, category=c, method="SEARLE")["value"] for c in ("dress", "shirt", "toptee")]
+    assert one(table, category="average", method="SEARLE")["value"] == pytest.approx(np.mean(three))
+    assert one(table, category="average", method="SEARLE")["queries"] == 600
+    assert list(table.columns) == [*results.COLUMNS, "queries"]
+
+
+def test_intervals_agree_with_the_normal_approximation():
+    scores = random_scores(queries=400)
+    row = one(results.summarise(scores, "mini", "tiny"), category="shirt", method="Text-only")
+    share = row["value"] / 100
+    half = 1.96 * np.sqrt(share * (1 - share) / 400) * 100
+    assert row["ci_low"] == pytest.approx(row["value"] - half, abs=0.6)
+    assert row["ci_high"] == pytest.approx(row["value"] + half, abs=0.6)
+
+
+def test_the_interval_of_the_average_is_that_of_three_independent_samples():
+    table = results.summarise(random_scores(queries=400), "mini", "tiny")
+    rows = [one(table, category=c, method="SEARLE") for c in ("dress", "shirt", "toptee")]
+    deviations = [(row["ci_high"] - row["ci_low"]) / 3.92 for row in rows]
+    expected = np.sqrt(sum(d**2 for d in deviations)) / 3
+    average = one(table, category="average", method="SEARLE")
+    assert (average["ci_high"] - average["ci_low"]) / 3.92 == pytest.approx(expected, rel=0.08)
+
+
+def test_the_same_scores_in_another_order_give_the_same_bytes(tmp_path):
+    scores = random_scores()
+    table = results.summarise(scores, "mini", "tiny")
+    again = results.summarise(scores.copy(), "mini", "tiny")
+    files = [results.write_csv(t, tmp_path / name) for t, name in ((table, "a.csv"), (again, "b.csv"))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert pd.read_csv(files[0]).shape == table.shape
+
+
+def test_a_method_without_a_score_for_a_query_is_named():
+    scores = random_scores()
+    hole = scores[(scores["method"] == "SEARLE") & (scores["category"] == "dress")].index[3]
+    with pytest.raises(ValueError, match="FashionIQ/val/dress has queries without R@10 of SEARLE; run 06_retrieval"):
+        results.summarise(scores.drop(hole), "mini", "tiny")
+
+
+def test_the_wide_table_has_the_order_of_the_papers():
+    table = results.wide(results.summarise(random_scores(), "mini", "tiny"), "FashionIQ", "val")
+    assert list(table.columns) == [(c, "R@10") for c in ("dress", "shirt", "toptee", "average")]
+    assert list(table.index) == ["Text-only", "SEARLE"]
+
+
+def test_published_numbers_are_percentages_with_a_source():
+    table = results.published()
+    assert len(table) == 284 and table["source"].str.len().min() > 3
+    assert table["value"].between(0, 100).all()
+    searle = table[(table["method"] == "SEARLE") & (table["dataset"] == "CIRCO") & (table["metric"] == "mAP@5")]
+    assert searle["value"].tolist() == [9.35]
