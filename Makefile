@@ -35,6 +35,7 @@ lock: ## resolve the exact versions anew (needs uv), for requirements.lock and e
 	$(PYTHON) tests/pins.py > environment.yml
 
 .venv/made: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; install Python 3.11, or set PYTHON=its path" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

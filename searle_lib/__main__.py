@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (study.Stopped, ValueError, FileNotFoundError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     study.main_table(index.parent)
     print(f"\n{index}")
     return 0

@@ -116,6 +116,13 @@ def distil(
     return Distilled(phi.eval().to(backbone.device), pd.read_csv(kept.folder / "log.csv"), f"{kept.key}/{file.stem}")
 
 
+def write_log(distilled: Distilled, path: Path) -> None:
+    """Write the log by epoch as CSV: losses and validation metrics, in percent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        distilled.log.to_csv(aside, index=False)
+
+
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """Symmetric contrastive loss over the 2B unit vectors of a and b [B, d]; b_i is the positive of a_i and v.v.
 

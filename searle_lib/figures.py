@@ -27,7 +27,7 @@ LOOK = {"axes.edgecolor": "#aeb6c4", "grid.color": "#e6e9ef"}
 def loss_curves(history: pd.DataFrame, columns: Mapping[str, str], x: str = "step") -> Figure:
     """Curves of some columns (name: label) over steps or epochs."""
     long = history.rename(columns=dict(columns)).melt(x, list(columns.values()), "curve", "value").dropna()
-    with _canvas(1, 6.4, 3.2) as (figure, (axes, *_)):
+    with _canvas(1, 6.4, 3.0, 110) as (figure, (axes, *_)):
         sns.lineplot(long, x=x, y="value", hue="curve", ax=axes, palette=list(LINES[: len(columns)]))
         axes.set(ylabel="", ylim=(0, None))
         axes.legend(title="", frameon=False)
@@ -36,7 +36,7 @@ def loss_curves(history: pd.DataFrame, columns: Mapping[str, str], x: str = "ste
 
 def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) -> Figure:
     """Bars with 95 % intervals, one panel for each (dataset, split, category, metric), four a row."""
-    with _canvas(len(panels), 2.9, 3.1) as (figure, grid):
+    with _canvas(len(panels), 2.9, 3.1, 160) as (figure, grid):
         for axes, (dataset, split, category, metric) in zip(grid, panels, strict=False):  # the grid may have more
             where = {"dataset": dataset, "split": split, "category": category, "metric": metric}
             rows = results.loc[np.logical_and.reduce([results[name] == value for name, value in where.items()])]
@@ -62,13 +62,13 @@ def _bars(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 @contextmanager
-def _canvas(panels: int, width: float, height: float) -> Iterator[tuple[Figure, Iterable[Axes]]]:
+def _canvas(panels: int, width: float, height: float, dpi: int) -> Iterator[tuple[Figure, Iterable[Axes]]]:
     """Panels side by side in the project's look, closed at the end so that a notebook shows them once."""
     with sns.axes_style("whitegrid", LOOK), sns.plotting_context("notebook", font_scale=0.9):
         columns = min(panels, 4)
         rows = -(-panels // columns)
         size = (width * columns, height * rows)
-        figure, grid = plt.subplots(rows, columns, figsize=size, dpi=160, squeeze=False)
+        figure, grid = plt.subplots(rows, columns, figsize=size, dpi=dpi, squeeze=False)
         yield figure, grid.flat
         for axes in grid.flat[panels:]:
             axes.remove()

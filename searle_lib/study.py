@@ -1,9 +1,8 @@
-"""What ties a study together: where its files lie, and the run of its notebooks in order by papermill."""
+"""The run of a study: its notebooks in order by papermill, a progress line each, and their pages."""
 
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -16,7 +15,7 @@ from rich.text import Text
 from traitlets.config import Config
 
 from searle_lib import parameters, reports
-from searle_lib.artefacts import Store
+from searle_lib.workspace import project_root
 
 ENVIRONMENT = {  # of the notebooks' kernels
     "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
@@ -30,44 +29,6 @@ ENVIRONMENT = {  # of the notebooks' kernels
 
 class Stopped(RuntimeError):
     """A notebook of the study ended in an error."""
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where a notebook finds its data, keeps its artefacts, and leaves its reports."""
-
-    root: Path
-    data: Path
-    store: Store
-    reports: Path
-
-    def path(self, name: str) -> str:
-        """A file's or folder's path, if there is one of that name below the project's root; else the name itself."""
-        there = self.root / name
-        return str(there) if there.exists() else name
-
-
-def workspace(
-    notebook: str, study: str, data_root: str, artefact_root: str, report_root: str, world: str = "real"
-) -> Workspace:
-    """The places of a study as seen from a notebook; relative ones lie below the project's root.
-
-    With world "miniature" the data root is drawn when it is not there yet.
-    """
-    root = project_root()
-    data = root / data_root
-    if world == "miniature":
-        from searle_lib.miniworld import writers
-
-        writers.write(data)
-    return Workspace(root, data, Store(root / artefact_root, notebook), root / report_root / study)
-
-
-def project_root() -> Path:
-    """The nearest folder from here upwards that holds `notebooks` and `params`; else the current folder."""
-    here = Path.cwd()
-    both = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
-    return next((folder for folder in both if (folder / "params").is_dir()), here)
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -178,11 +139,13 @@ def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:
 
 
 def main_table(folder: Path) -> None:
-    """Print the study's main results from its results.csv."""
+    """Print the study's main results from its results.csv, once 07_results has left one."""
     import pandas as pd
 
     from searle_lib.results import MAIN
 
+    if not (folder / "results.csv").exists():
+        return
     results = pd.read_csv(folder / "results.csv")
     chosen = results.merge(pd.DataFrame(MAIN, columns=["dataset", "split", "category", "metric"]))
     chosen["column"] = chosen["dataset"] + " " + chosen["metric"]

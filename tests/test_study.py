@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import OPTIONAL
 
-from searle_lib import study
+from searle_lib import workspace
 
 ROOT = Path(__file__).parents[1]
 QUICK = {
@@ -188,7 +188,7 @@ def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
 def test_the_project_is_found_from_the_notebooks_folder(project, monkeypatch):
     folder, _ = project
     monkeypatch.chdir(folder / "notebooks")
-    assert study.project_root() == folder
+    assert workspace.project_root() == folder
 
 
 def test_notebooks_are_committed_as_a_reader_wants_them():
@@ -255,7 +255,7 @@ def test_the_index_links_every_page_and_file(project, browser):
     page = browser.new_page()
     page.goto(f"file://{folder}/reports/quick/index.html")
     links = page.eval_on_selector_all("a", "links => links.map(a => a.href)")
-    assert len(links) == 6 + 1 + 15
+    assert len(links) == 6 + 2 + 15
     assert all(Path(link.removeprefix("file://").replace("%2B", "+")).is_file() for link in links)
     page.close()
 

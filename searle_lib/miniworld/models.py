@@ -4,23 +4,16 @@ Only the vocabulary rows in use are shipped. Here they are spread out to CLIP's 
 `clip.load(path)` and `AutoModelForCausalLM.from_pretrained(path)` open them like any other weights.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
-from searle_lib.miniworld import grammar
-from searle_lib.miniworld.garments import draw_garment
-from searle_lib.miniworld.scenes import draw_scene
-from searle_lib.miniworld.specimens import random_garment, random_scene
+from searle_lib.miniworld.fingerprint import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights"
 VOCABULARY_ROWS = 49_408
 END_OF_TEXT = "<|endoftext|>"
 SIZES = {  # of clip.model.CLIP; heads are width / 64, which is what clip.load assumes
@@ -90,23 +83,6 @@ def tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet)
     words.train_from_iterator(sentences, trainer)
     return _fast_tokenizer(words)
-
-
-def fingerprint() -> dict:
-    """What ties weights to the world: a hash of seeded sentences, and thumbnails [24, 4, 4, 3] of seeded pictures."""
-    random = np.random.default_rng(0)
-    specimens = [random_garment(random) if i % 2 else random_scene(random) for i in range(24)]
-    sentences = [grammar.caption(s, random) for s in specimens for _ in range(20)]
-    pictures = [draw_garment(s, random) if i % 2 else draw_scene(s, random) for i, s in enumerate(specimens)]
-    return {
-        "captions_sha256": hashlib.sha256("\n".join(sentences).encode()).hexdigest(),
-        "thumbnails": [np.asarray(picture.reduce(16)).ravel().tolist() for picture in pictures],
-    }
-
-
-def manifest() -> dict:
-    """What the shipped weights were made of and how well they do on held-out pairs."""
-    return json.loads((WEIGHTS / "manifest.json").read_text())
 
 
 def _fast_tokenizer(words: Tokenizer) -> PreTrainedTokenizerFast:

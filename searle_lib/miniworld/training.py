@@ -22,8 +22,9 @@ from tqdm import trange
 
 from searle_lib.concepts import TEMPLATES
 from searle_lib.miniworld import grammar
+from searle_lib.miniworld.fingerprint import WEIGHTS, fingerprint
 from searle_lib.miniworld.garments import draw_garment
-from searle_lib.miniworld.models import SIZES, WEIGHTS, fingerprint, language_model, tokenizer
+from searle_lib.miniworld.models import SIZES, language_model, tokenizer
 from searle_lib.miniworld.scenes import draw_scene
 from searle_lib.miniworld.specimens import KINDS, Scene, Specimen, concepts, random_garment, random_scene, varied
 

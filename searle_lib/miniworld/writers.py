@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from searle_lib import randomness
 from searle_lib.artefacts import digest, write_json
-from searle_lib.miniworld import grammar, models
+from searle_lib.miniworld import grammar
+from searle_lib.miniworld.fingerprint import fingerprint, manifest
 from searle_lib.miniworld.garments import draw_garment
 from searle_lib.miniworld.scenes import draw_scene
 from searle_lib.miniworld.specimens import (
@@ -53,7 +54,7 @@ def write(data_root: Path, seed: int = 42, sizes: Sizes = Sizes()) -> Path:
     Drawn aside and renamed, so a root that exists is whole. Raises ValueError when something else lies there.
     """
     data_root = Path(data_root)
-    facts = {"seed": seed, "sizes": vars(sizes), "world": digest(models.fingerprint()), "models": models.manifest()}
+    facts = {"seed": seed, "sizes": vars(sizes), "world": digest(fingerprint()), "models": manifest()}
     key = digest(facts)
     mark = data_root / MARK
     if mark.exists() and json.loads(mark.read_text())["key"] == key:
@@ -62,6 +63,8 @@ def write(data_root: Path, seed: int = 42, sizes: Sizes = Sizes()) -> Path:
         raise ValueError(
             f"data_root {data_root} exists and is not a miniature world; set world to real, or name another folder."
         )
+    from searle_lib.miniworld import models  # brings transformers, slow to import where the world is there already
+
     aside = data_root.with_name(data_root.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     pictures = [

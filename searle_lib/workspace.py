@@ -1,0 +1,47 @@
+"""Where a study's files lie, as one of its notebooks sees them.
+
+Apart from `study`, which runs notebooks: a notebook needs its places and none of papermill.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from searle_lib.artefacts import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a notebook finds its data, keeps its artefacts, and leaves its reports."""
+
+    root: Path
+    data: Path
+    store: Store
+    reports: Path
+
+    def path(self, name: str) -> str:
+        """A file's or folder's path, if there is one of that name below the project's root; else the name itself."""
+        there = self.root / name
+        return str(there) if there.exists() else name
+
+
+def open_workspace(
+    notebook: str, study: str, data_root: str, artefact_root: str, report_root: str, world: str = "real"
+) -> Workspace:
+    """The places of a study as seen from a notebook; relative ones lie below the project's root.
+
+    With world "miniature" the data root is drawn when it is not there yet.
+    """
+    root = project_root()
+    data = root / data_root
+    if world == "miniature":
+        from searle_lib.miniworld import writers
+
+        writers.write(data)
+    return Workspace(root, data, Store(root / artefact_root, notebook), root / report_root / study)
+
+
+def project_root() -> Path:
+    """The nearest folder from here upwards that holds `notebooks` and `params`; else the current folder."""
+    here = Path.cwd()
+    both = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in both if (folder / "params").is_dir()), here)
