@@ -13,8 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a study's notebooks in order")
     run.add_argument("params", type=Path, help="the study's parameter file, such as params/mini.yaml")
-    run.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
-    run.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
+    which.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
     run.add_argument("-p", dest="overrides", action="append", metavar="NAME=VALUE", help="change one parameter")
     given = parser.parse_args(arguments)
     try:
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    study.main_table(index.parent)
+    if given.only in (None, "07_results"):
+        study.main_table(index.parent)
     print(f"\n{index}")
     return 0
 

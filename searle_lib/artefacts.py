@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,22 +90,6 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
-    """Stands for a list of images by ids, order and sizes in bytes; reads no picture.
-
-    Raises FileNotFoundError that names the first image that is not there.
-    """
-    total = hashlib.sha256()
-    for image, path in zip(ids, paths, strict=True):
-        try:
-            total.update(f"{image}\t{path.stat().st_size}\n".encode())
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"image {image} is listed but {path} does not exist; download it, or correct data_root."
-            ) from None
-    return total.hexdigest()[:16]
 
 
 def write_json(path: Path, facts: object) -> None:

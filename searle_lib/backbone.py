@@ -39,6 +39,12 @@ class Backbone:
     precision: str = "float32"
 
     @property
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by so that small gradients survive float16; fixed, so that no image's overflow
+        changes another's step."""
+        return 1024.0 if self.precision == "float16" else 1.0
+
+    @property
     def width(self) -> int:
         """Width of a token embedding, and so of a pseudo-word."""
         return self.model.token_embedding.embedding_dim
@@ -99,7 +105,9 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
             f"clip_model {name} is neither a file nor one of CLIP's names ({', '.join(clip.available_models())}); "
             "correct clip_model."
         )
-    place = _device(device)
+    place = find_device(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision}; it must be {' or '.join(PRECISIONS)}.")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
@@ -114,6 +122,16 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
         path = Path(os.path.expanduser("~/.cache/clip")) / Path(clip.clip._MODELS[name]).name
     model = model.float().eval().requires_grad_(False).to(place)
     return Backbone(name if published else path.stem, file_sha256(path), model, place, precision)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, or with "auto" the best there is. Raises ValueError when this machine lacks it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name.split(":")[0], False):
+        raise ValueError(f"device {name} is not available on this machine; set device to cpu or auto.")
+    return torch.device(name)
 
 
 @torch.no_grad()
@@ -208,12 +226,3 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, ends: Tensor) -> Tenso
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [N, L, w] -> [N, h, L, w/h]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(name.split(":")[0], False):
-        raise ValueError(f"device {name} is not available on this machine; set device to cpu or auto.")
-    return torch.device(name)

@@ -132,6 +132,8 @@ def _fashioniq(root: Path, split: str, category: str) -> Benchmark:
     queries = []
     for row, entry in enumerate(_json(source)):
         reference, target, captions = _fields(source, row, entry, "candidate", "target", "captions")
+        if len(captions) != 2:
+            raise ValueError(f"entry {row} of {source} has {len(captions)} captions, not 2; download it again.")
         first, second = (caption.strip(".?, ") for caption in captions)
         sentences = [f"{first} and {second}", f"{second} and {first}"]
         queries.append(_query(f"{category}-{row}", reference, sentences, target, [target]))

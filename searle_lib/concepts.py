@@ -100,7 +100,7 @@ def associate(
     store: Store, backbone: Backbone, images: Embeddings, vocabulary: Vocabulary, depth: int, batch_size: int = 512
 ) -> Concepts:
     """The `depth` nearest concepts of every image, kept in the store; notebook 02_concepts makes them."""
-    facts = {"clip": backbone.sha256, "vocabulary": vocabulary.key}
+    facts = {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
     what = f"concepts of {images.name} for {backbone.name}"
 
     def embed(folder: Path) -> None:

@@ -24,7 +24,13 @@ from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import PhraseBank
 from searle_lib.phrases import Phrases
 
-Validate = Callable[["Phi"], dict[str, float]]
+
+@dataclass(frozen=True)
+class Validation:
+    """What a training asks after an epoch: metrics of a φ by name; the key stands for the queries behind them."""
+
+    metrics: Callable[["Phi"], dict[str, float]] = lambda phi: {}
+    key: str = "none"
 
 
 @dataclass(frozen=True)
@@ -82,35 +88,35 @@ def distil(
     concepts: Concepts,
     phrases: Phrases,
     settings: Settings,
-    validate: Validate = lambda phi: {},
+    validation: Validation = Validation(),
     checkpoint: str = "last",
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Distilled:
     """φ trained on the images' OTI tokens, kept in the store; notebook 04_phi trains it.
 
-    `checkpoint` is "last" or the number of an epoch that was saved. `validate` gives metrics of a φ, `on_epoch`
+    `checkpoint` is "last" or the number of an epoch that was saved. `on_epoch`
     sees every new row of the log. A cut-off training goes on from its last finished epoch.
     Raises ValueError for a checkpoint that was not saved and for fewer images than a batch.
     """
     if len(images.ids) < settings.batch_size:
-        raise ValueError(f"phi_batch_size is {settings.batch_size} but {images.name} has {len(images.ids)} images.")
+        raise ValueError(
+            f"phi_batch_size is {settings.batch_size} but {images.name} has {len(images.ids)} images; lower it."
+        )
+    epoch = _kept_epoch(checkpoint, settings)
     facts = asdict(settings) | {"images": images.key, "tokens": tokens.key, "concepts": concepts.key}
-    facts |= {"phrases": phrases.key, "precision": backbone.precision}
+    facts |= {"phrases": phrases.key, "precision": backbone.precision, "validation": validation.key}
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
         training = _Training(folder, backbone, images, tokens, concepts, bank, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="φ", mininterval=2) as bar:
             while training.epoch < settings.epochs:
-                on_epoch(training.run_epoch(validate))
+                on_epoch(training.run_epoch(validation))
                 bar.update()
         (folder / "training.safetensors").unlink()
 
     kept = store.keep("phi", facts, make, "04_phi", f"φ for {backbone.name}")
-    file = kept.folder / f"phi-{_epoch_name(checkpoint, settings)}.safetensors"
-    if not file.exists():
-        there = ", ".join(sorted(path.stem.removeprefix("phi-") for path in kept.folder.glob("phi-*.safetensors")))
-        raise ValueError(f"phi_checkpoint {checkpoint} was not saved; there are last and the epochs {there}.")
+    file = kept.folder / f"phi-{epoch:03d}.safetensors"
     phi = Phi(backbone.dimension, backbone.width, settings.dropout)
     phi.load_state_dict(load_file(file))
     return Distilled(phi.eval().to(backbone.device), pd.read_csv(kept.folder / "log.csv"), f"{kept.key}/{file.stem}")
@@ -148,11 +154,10 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             self.phi.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.precision == "float16")
         self.epoch, self.log = 0, []
         self._resume()
 
-    def run_epoch(self, validate: Validate) -> dict[str, float]:
+    def run_epoch(self, validation: Validation) -> dict[str, float]:
         """Train one epoch, validate and save as the settings say; the new row of the log."""
         self.phi.train()
         torch.manual_seed(int(randomness.keys(self.settings.seed, "phi-epoch", [self.epoch])[0] >> np.uint64(1)))
@@ -166,7 +171,7 @@ class _Training:
         self.epoch += 1
         row = {"epoch": self.epoch, "distil": distil, "gpt": gpt}
         if self.epoch % self.settings.validate_every == 0 or self.epoch == self.settings.epochs:
-            row |= validate(self.phi.eval())
+            row |= validation.metrics(self.phi.eval())
         self.log.append(row)
         self._save()
         return row
@@ -178,9 +183,10 @@ class _Training:
         spliced = encode_text(self.backbone, self.bank.every[phrase], words)
         gpt = phrase_bank.similarity_loss(spliced, self.bank.features[phrase].to(words.device)).mean()
         loss = self.settings.lambda_distil * distil + self.settings.lambda_gpt * gpt
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        (loss * self.backbone.loss_scale).backward()
+        for parameter in self.phi.parameters():
+            parameter.grad /= self.backbone.loss_scale
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return torch.stack([distil.detach(), gpt.detach()])
 
@@ -221,8 +227,14 @@ class _Training:
         self.log = pd.read_csv(self.folder / "log.csv").head(self.epoch).to_dict("records")
 
 
-def _epoch_name(checkpoint: str, settings: Settings) -> str:
-    return f"{settings.epochs if checkpoint == 'last' else int(checkpoint):03d}"
+def _kept_epoch(checkpoint: str, settings: Settings) -> int:
+    kept = [*range(settings.save_every, settings.epochs, settings.save_every), settings.epochs]
+    if checkpoint != "last" and checkpoint not in map(str, kept):
+        raise ValueError(
+            f"phi_checkpoint is {checkpoint}; with phi_save_every {settings.save_every} the epochs that are kept are "
+            f"{', '.join(map(str, kept))}, the last of them also called last."
+        )
+    return settings.epochs if checkpoint == "last" else int(checkpoint)
 
 
 def _save_aside(tensors: dict[str, Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 CLIP's are computed once for a whole image list and kept; every stage and method reads the same ones.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searle_lib import images, shards
-from searle_lib.artefacts import Store, digest, images_fingerprint
+from searle_lib.artefacts import Store, digest
 from searle_lib.backbone import Backbone, encode_images
 from searle_lib.benchmarks import Benchmark
 
@@ -76,11 +77,12 @@ def encode(
         vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
         if not torch.isfinite(vectors["vectors"]).all():
             raise ValueError(f"{backbone.name} gives embeddings of {name} that are not finite; use precision float32.")
-        save_file(vectors, folder / "features.safetensors")
+        save_file(vectors, folder / "embeddings.safetensors")
         shards.clear(folder / "shards")
 
-    kept = store.keep(f"features/{name.replace('/', '-')}", facts, make)
-    return Embeddings(name, ids, load_file(kept.folder / "features.safetensors")["vectors"], kept.key)
+    what = f"image embeddings of {name} for {backbone.name}"
+    kept = store.keep(f"embeddings/{name.replace('/', '-')}", facts, make, "02_concepts", what)
+    return Embeddings(name, ids, load_file(kept.folder / "embeddings.safetensors")["vectors"], kept.key)
 
 
 def encode_galleries(
@@ -110,3 +112,19 @@ def of_references(name: str, loaded: list[Benchmark], galleries: dict[str, Embed
     ids = tuple(rows)
     key = digest([[galleries[benchmark.images].key for benchmark in loaded], list(ids)])
     return Embeddings(f"{name}/references", ids, torch.cat(list(rows.values())), key)
+
+
+def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
+    """Stands for a list of images by ids, order and sizes in bytes; reads no picture.
+
+    Raises FileNotFoundError that names the first image that is not there.
+    """
+    total = hashlib.sha256()
+    for image, path in zip(ids, paths, strict=True):
+        try:
+            total.update(f"{image}\t{path.stat().st_size}\n".encode())
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"image {image} is listed but {path} does not exist; download it, or correct data_root."
+            ) from None
+    return total.hexdigest()[:16]

@@ -16,9 +16,9 @@ from torch import Tensor
 from searle_lib import metrics, retrieval
 from searle_lib.artefacts import Missing, Store, write_json, written_aside
 from searle_lib.backbone import Backbone
-from searle_lib.benchmarks import PROTOCOLS, Benchmark
+from searle_lib.benchmarks import Benchmark
 from searle_lib.composers import Composer, Searle, Sources
-from searle_lib.distillation import Distilled, Phi, Validate
+from searle_lib.distillation import Distilled, Phi, Validation
 from searle_lib.embeddings import Embeddings
 
 DEPTH = 50  # the deepest that any metric or submission looks
@@ -77,15 +77,19 @@ def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranki
     return Rankings(top, target[:, 0].contiguous(), truths.contiguous(), group.contiguous())
 
 
-def validation(backbone: Backbone, benchmark: Benchmark, gallery: Embeddings) -> Validate:
-    """What φ's training asks after an epoch: the benchmark's metrics of SEARLE with that φ, in percent."""
+def validation(backbone: Backbone, splits: dict[str, list[Benchmark]], galleries: dict[str, Embeddings]) -> Validation:
+    """What φ's training asks after an epoch: SEARLE's metrics on CIRR val, in percent, where CIRR is in the study."""
+    if "cirr/val" not in splits:
+        return Validation()
+    (benchmark,) = splits["cirr/val"]
+    gallery = galleries[benchmark.images]
 
-    def validate(phi: Phi) -> dict[str, float]:
+    def metrics_of(phi: Phi) -> dict[str, float]:
         composer = Searle(Sources(backbone, gallery, distilled=Distilled(phi, pd.DataFrame(), "")))
         rankings = compare(benchmark, gallery, _queries(benchmark, composer))
         return {name: float(metric(name, rankings).mean()) * 100 for name, _ in benchmark.protocol.metrics}
 
-    return validate
+    return Validation(metrics_of, f"{benchmark.key}/{gallery.key}")
 
 
 def leave(
@@ -116,7 +120,7 @@ def left(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
 
 def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
     """Every metric of every query, long form: dataset, split, category, method, query, metric, value."""
-    protocol = PROTOCOLS[benchmark.dataset]
+    protocol = benchmark.protocol
     columns = {}
     for name, category in protocol.metrics:
         columns[category or benchmark.category, name] = metric(name, rankings)

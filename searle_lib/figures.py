@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from searle_lib.artefacts import written_aside
 from searle_lib.results import AVERAGE
 
 COLOURS = {
@@ -49,7 +50,8 @@ def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) ->
 def save(figure: Figure, path: Path) -> Figure:
     """Write a figure as PNG and hand it on, so that a notebook shows it too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", metadata={"Software": None})
     return figure
 
 

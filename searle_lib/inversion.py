@@ -98,19 +98,17 @@ def optimise(
     ema = words.detach().clone()
     targets = F.normalize(images.vectors[rows.start : rows.stop], dim=-1).to(backbone.device)
     templates = tokenize([template.format(SLOT) for template in TEMPLATES])
-    which_template = randomness.integers(keys, 0, settings.steps, len(TEMPLATES))  # [B, steps]
-    which_phrase = _phrase_draws(bank, concepts, rows, keys, settings)  # [B, steps]
+    which_template = torch.from_numpy(randomness.integers(keys, 0, settings.steps, len(TEMPLATES)))  # [B, steps]
+    which_phrase = torch.from_numpy(_phrase_draws(bank, concepts, rows, keys, settings))  # [B, steps]
     optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.precision == "float16")
     kept, history = set(_kept_steps(settings.steps)), []
     for step in range(settings.steps):
-        phrase = phrase_bank.phrase_tensor(which_phrase[:, step])
-        template = phrase_bank.phrase_tensor(which_template[:, step])
+        phrase, template = which_phrase[:, step], which_template[:, step]
         plain = bank.features[phrase].to(backbone.device)
         cos, gpt = losses(backbone, words, targets, templates[template], bank.first[phrase], plain)
-        scaler.scale(total(cos, gpt, settings).sum()).backward()  # a sum: each image as in a batch of one
-        scaler.step(optimizer)
-        scaler.update()
+        (total(cos, gpt, settings).sum() * backbone.loss_scale).backward()  # a sum: each image as in a batch of one
+        words.grad /= backbone.loss_scale
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.mul_(settings.ema_decay).add_(words.detach(), alpha=1 - settings.ema_decay)
         if step in kept:

@@ -25,6 +25,6 @@ def average_precision_at(truth_ranks: Tensor, k: int) -> Tensor:
 
 
 def subset_rank(target_ranks: Tensor, group_ranks: Tensor) -> Tensor:
-    """Rank [Q] of the target among its group: how many of the group's ranks [Q, M] lie before its own."""
+    """Rank [Q] of the target among its group: how many of the group's ranks [Q, M] lie before its own; -1 of none."""
     before = (group_ranks >= 0) & (group_ranks < target_ranks.unsqueeze(1))
-    return before.sum(1)
+    return before.sum(1).masked_fill(target_ranks < 0, -1)

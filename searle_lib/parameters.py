@@ -13,11 +13,14 @@ import yaml
 from papermill import inspect_notebook
 
 Value = str | int | float | bool | list
-CHOICES = {
+CHOICES = {  # of a value, or of each element of a list
     "world": ("miniature", "real"),
     "preprocess": ("targetpad", "clip"),
     "precision": ("float32", "bfloat16", "float16"),
+    "datasets": ("fashioniq", "cirr", "circo"),
+    "methods": ("Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI"),
 }
+MAY_BE_ZERO = ("seed", "phrase_no_repeat_ngram")  # of the whole numbers
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -47,15 +50,12 @@ def declared(notebooks: list[Path]) -> dict[str, Declared]:
 def read(path: Path, known: dict[str, Declared], overrides: typing.Sequence[str] = ()) -> dict[str, Value]:
     """The parameters of a file, then those of `name=value` overrides, each one checked.
 
-    Raises FileNotFoundError or ValueError, in one sentence, for a file that is not there or no flat YAML, a name
-    that no notebook declares, a value of the wrong type, and a value that is none of the choices.
+    Raises FileNotFoundError or ValueError, in one sentence, for a file that is not there or no flat YAML, a name that
+    no notebook declares or that stands twice, and a value of the wrong type, too small, or none of the choices.
     """
     if not path.is_file():
         raise FileNotFoundError(f"parameter file {path} does not exist; params/mini.yaml is the default one.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as problem:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(problem).split())}.") from problem
+    content = _yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one `name: value` a line, but holds a {type(content).__name__}.")
     checked = {str(name): check(str(name), value, known, str(path)) for name, value in content.items()}
@@ -63,12 +63,26 @@ def read(path: Path, known: dict[str, Declared], overrides: typing.Sequence[str]
         name, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"-p {override} must be written name=value.")
-        checked[name] = check(name, yaml.safe_load(text), known, "-p")
+        checked[name] = check(name, _yaml(text, f"-p {name}"), known, "-p")
     return checked
 
 
+def _yaml(text: str, source: str) -> object:
+    """The content of a YAML text, in which no key may stand twice."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise ValueError(f"{source} is not valid YAML: {' '.join(str(problem).split())}; correct it.") from problem
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{source} sets {twice} twice; remove one.")
+    return content
+
+
 def check(name: str, value: object, known: dict[str, Declared], source: str) -> Value:
-    """The value, if it is one that the parameter of that name may have; an int becomes a float where one is due."""
+    """The value, if the parameter of that name may have it; an int becomes the float or string that is due."""
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = (
@@ -76,14 +90,18 @@ def check(name: str, value: object, known: dict[str, Declared], source: str) -> 
         )
         raise ValueError(f"unknown parameter {name} in {source}; {hint}")
     kind = known[name].kind
-    if kind is float and type(value) is int:
-        value = float(value)
+    if type(value) is int and kind in (float, str):
+        value = kind(value)
     if type(value) is not kind:
         hint = " (YAML reads 2e-2 as a string: write 2.0e-2)" if kind is float and isinstance(value, str) else ""
         raise ValueError(
             f"{name} in {source} is {value!r}, a {type(value).__name__}, but must be of type {kind.__name__}{hint}; "
             f"notebook {known[name].notebooks[0]} says: {known[name].help or 'nothing'}."
         )
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(f"{name} in {source} is {value!r}; it must be {' or '.join(CHOICES[name])}.")
+    for one in value if kind is list else [value]:
+        if name in CHOICES and one not in CHOICES[name]:
+            raise ValueError(f"{name} in {source} holds {one!r}; it must be {' or '.join(CHOICES[name])}.")
+    least = 0 if kind is float or name in MAY_BE_ZERO else 1
+    if kind in (int, float) and value < least:
+        raise ValueError(f"{name} in {source} is {value}; it must be at least {least}.")
     return value

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,6 +35,10 @@ class PhraseBank:
         Raises LookupError for a concept without phrases, ValueError when no concept is usable.
         """
         names = dict.fromkeys(concepts.names[row].strip() for row in concepts.rows[image].tolist())
+        if concepts.rows.shape[1] < min(top_k, len(concepts.names)):
+            raise ValueError(
+                f"{top_k} nearest concepts are asked for but {concepts.rows.shape[1]} were kept; raise concept_depth."
+            )
         nearest = list(names)[:top_k]
         unknown = next((name for name in nearest if name not in self.phrases.row_of), None)
         if unknown is not None:
@@ -62,7 +65,8 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
         tensors["features"] = F.normalize(encode_texts(backbone, phrases.texts, batch_size), dim=-1)
         save_file(tensors, folder / "bank.safetensors")
 
-    kept = store.keep("phrase-bank", {"phrases": phrases.key, "clip": backbone.sha256}, make)
+    facts = {"phrases": phrases.key, "clip": backbone.sha256, "precision": backbone.precision}
+    kept = store.keep("phrase-bank", facts, make)
     there = load_file(kept.folder / "bank.safetensors")
     first = Tokens(there["first.ids"].long(), there["first.ends"].long())
     every = Tokens(there["every.ids"].long(), there["every.ends"].long())
@@ -72,8 +76,3 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
 def similarity_loss(spliced: Tensor, plain: Tensor) -> Tensor:
     """1 - cosine [N] between phrase features with the pseudo-word [N, d] and plain unit features [N, d]."""
     return 1 - F.cosine_similarity(spliced, plain, dim=-1)
-
-
-def phrase_tensor(rows: np.ndarray) -> Tensor:
-    """Phrase rows as an index tensor."""
-    return torch.from_numpy(np.ascontiguousarray(rows))

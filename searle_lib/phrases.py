@@ -16,6 +16,7 @@ from torch import Tensor
 
 from searle_lib import randomness, shards
 from searle_lib.artefacts import Store, digest, file_sha256
+from searle_lib.backbone import find_device
 from searle_lib.concepts import Vocabulary
 
 PROMPT = "a photo of {} that"
@@ -74,17 +75,19 @@ def generate(
     `language_model` is a folder or a hub name, `batch` the concepts a call of the model; results do not depend on
     it. Raises ValueError when there is no such model.
     """
+    names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
     facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
+    facts["dtype"] = str(_dtype(find_device(device)))
 
     def make(folder: Path) -> None:
         model, tokenizer = load_language_model(language_model, device)
 
         def work(first: int, end: int) -> dict[str, Tensor]:
-            return {"ids": sample(model, tokenizer, vocabulary.names[first:end], settings)}
+            return {"ids": sample(model, tokenizer, names[first:end], settings)}
 
-        ids = shards.run(folder / "shards", len(vocabulary.names), batch, work, desc="phrases")["ids"]
+        ids = shards.run(folder / "shards", len(names), batch, work, desc="phrases")["ids"]
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]
-        concepts = np.repeat(vocabulary.names, settings.phrases_per_concept)
+        concepts = np.repeat(names, settings.phrases_per_concept)
         pd.DataFrame({"concept": concepts, "phrase": texts}).to_parquet(folder / "phrases.parquet", index=False)
         shards.clear(folder / "shards")
 
@@ -107,16 +110,17 @@ def load_language_model(name: str, device: str = "cpu"):
     """A causal LM and its tokenizer from a folder or the hub, in fp16 on CUDA. Raises ValueError in one sentence."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import, and most notebooks need it not
 
-    kind = torch.float16 if device.startswith("cuda") else torch.float32
+    place = find_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=kind)
-    except (OSError, ValueError, KeyError) as problem:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(place))
+    except Exception as problem:
+        said = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
         raise ValueError(
             f"language_model {name} is neither a folder with a causal language model nor one that the hub gives "
-            f"({str(problem).splitlines()[0][:160]}); correct language_model, or put the model's folder there."
+            f"({said}); correct language_model, or put the model's folder there."
         ) from problem
-    return model.to(device).eval(), tokenizer
+    return model.to(place).eval(), tokenizer
 
 
 @torch.no_grad()
@@ -164,9 +168,10 @@ class _Picked:
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         best, tokens = (scores.float() / self.temperature).topk(min(TOP_K, scores.shape[1]), dim=1)
-        threshold = torch.from_numpy(randomness.uniform(self.keys, ids.shape[1], 1)).to(scores.device)  # [N, 1]
-        reached = best.double().softmax(1).cumsum(1) < threshold * (1 - 1e-12)
-        chosen = tokens.gather(1, reached.sum(1, keepdim=True).clamp(max=best.shape[1] - 1))
+        threshold = torch.from_numpy(randomness.uniform(self.keys, ids.shape[1], 1))  # [N, 1]
+        below = best.cpu().double().softmax(1).cumsum(1) < threshold  # on the CPU: not every device has float64
+        place = below.sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
+        chosen = tokens.gather(1, place.to(scores.device))
         return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 
 
@@ -174,4 +179,8 @@ def _identity(language_model: str) -> str:
     folder = Path(language_model)
     if not folder.is_dir():
         return language_model
-    return digest({p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors")})
+    return digest({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float16 if device.type == "cuda" else torch.float32

@@ -3,6 +3,7 @@
 Values are percentages, as in the papers.
 """
 
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -35,21 +36,36 @@ def summarise(scores: pd.DataFrame, study: str, backbone: str, resamples: int = 
     see the same resamples.
     """
     rows = []
-    for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
-        sampled = {
-            category: _resampled(of_category, f"{dataset}/{split}/{category}", resamples, seed)
-            for category, of_category in of_split.groupby("category", sort=False)
-        }
-        categories = PROTOCOLS[TITLES[dataset]].categories
-        if len(categories) > 1:
-            sampled[AVERAGE] = _averaged([sampled[category] for category in categories])
-        for category, (means, draws, queries) in sampled.items():
-            low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-            table = pd.DataFrame({"value": means, "ci_low": low, "ci_high": high}) * 100
-            table = table.reset_index().assign(dataset=dataset, split=split, category=category, queries=queries)
-            rows.append(table)
+    for where, means, draws, queries in _drawn(scores, resamples, seed):
+        low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+        table = pd.DataFrame({"value": means, "ci_low": low, "ci_high": high}) * 100
+        rows.append(table.reset_index().assign(**where, queries=queries))
     everything = pd.concat(rows, ignore_index=True).assign(study=study, backbone=backbone)
     return everything[[*COLUMNS, "queries"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+
+
+def differences(
+    scores: pd.DataFrame, method: str, baselines: list[str], resamples: int = 2000, seed: int = 42
+) -> pd.DataFrame:
+    """How much better a method is than each baseline on the MAIN metrics, in points, with paired intervals.
+
+    Paired: both are resampled over the same queries, so that what makes a query hard for both cancels. An interval
+    without zero is a difference that these queries establish. A row a metric, columns (baseline, value | interval).
+    """
+    rows = {}
+    for where, means, draws, _ in _drawn(scores, resamples, seed):
+        column = {pair: place for place, pair in enumerate(means.index)}
+        for dataset, split, category, metric in MAIN:
+            if (dataset, split, category) != tuple(where.values()) or (method, metric) not in column:
+                continue
+            for baseline in (b for b in baselines if (b, metric) in column):
+                apart = draws[:, column[method, metric]] - draws[:, column[baseline, metric]]
+                low, high = np.percentile(apart, [2.5, 97.5]) * 100
+                value = (means[method, metric] - means[baseline, metric]) * 100
+                said = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+                rows.setdefault(f"{dataset} {metric}", {})[f"{method} - {baseline}"] = said
+    order = [f"{dataset} {metric}" for dataset, _, _, metric in MAIN]
+    return pd.DataFrame(rows).T.reindex([name for name in order if name in rows])
 
 
 def write_csv(results: pd.DataFrame, path: Path) -> Path:
@@ -69,7 +85,23 @@ def published() -> pd.DataFrame:
 def wide(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
     """A benchmark's table as papers print it: a row a method, columns (category, metric), values in percent."""
     chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    return _pivot(chosen, "value", dataset)
+    return _pivot(chosen, dataset)
+
+
+def _drawn(
+    scores: pd.DataFrame, resamples: int, seed: int
+) -> Iterator[tuple[dict[str, str], pd.Series, np.ndarray, int]]:
+    """For every dataset, split and category: means by (method, metric), their draws, and the number of queries."""
+    for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
+        sampled = {
+            category: _resampled(of_category, f"{dataset}/{split}/{category}", resamples, seed)
+            for category, of_category in of_split.groupby("category", sort=False)
+        }
+        categories = PROTOCOLS[TITLES[dataset]].categories
+        if len(categories) > 1:
+            sampled[AVERAGE] = _averaged([sampled[category] for category in categories])
+        for category, (means, draws, queries) in sampled.items():
+            yield {"dataset": dataset, "split": split, "category": category}, means, draws, queries
 
 
 def _resampled(scores: pd.DataFrame, name: str, resamples: int, seed: int) -> tuple[pd.Series, np.ndarray, int]:
@@ -90,10 +122,10 @@ def _averaged(parts: list[tuple[pd.Series, np.ndarray, int]]) -> tuple[pd.Series
     return sum(m[means[0].index] for m in means) / len(means), np.mean(aligned, axis=0), sum(queries)
 
 
-def _pivot(long: pd.DataFrame, values: str, dataset: str) -> pd.DataFrame:
+def _pivot(long: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Long to wide with methods in order of appearance and columns in the order that papers use."""
     protocol = PROTOCOLS[TITLES[dataset]]
-    table = long.pivot(index="method", columns=["category", "metric"], values=values)
+    table = long.pivot(index="method", columns=["category", "metric"], values="value")
     pairs = [(category, name) for category in protocol.categories for name, under in protocol.metrics if not under]
     pairs += [(under, name) for name, under in protocol.metrics if under]
     pairs += [(AVERAGE, name) for name, _ in protocol.metrics] if len(protocol.categories) > 1 else []

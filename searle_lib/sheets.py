@@ -31,7 +31,7 @@ def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int
     """Some queries, drawn at random, with the reference, the caption, what is wanted, and each method's best images.
 
     `rankings` holds columns category, method, query and best (image ids, best first), as `evaluation.leave` writes
-    them for the benchmark's split. A hit is framed and ticked.
+    them for the benchmark's split. A hit is framed and ticked, a miss crossed.
     """
     rankings = rankings[rankings["category"] == benchmark.category]
     chosen = np.random.default_rng(seed).permutation(len(benchmark.queries))[:queries]
@@ -43,7 +43,9 @@ def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int
         wanted = query["ground_truths"]
         lanes = ['<div class="name">reference</div>', _figure(paths[query["reference"]], "", "given")]
         lanes += ['<div class="name beside">wanted</div>']
-        lanes += [_figure(paths[image], "", "given") for image in wanted[: shown - 2]]
+        lanes += [_figure(paths[image], "", "given") for image in wanted[: shown - 3]]
+        if len(wanted) > shown - 3:
+            lanes.append(f'<div class="more">+{len(wanted) - shown + 3}</div>')
         for method in rankings["method"].unique():
             lanes.append(f'<div class="name">{html.escape(method)}</div>')
             for image in best[method, query["query"]][:shown]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
@@ -56,7 +57,12 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     papermill_engines.register("told", _Told)
     console = Console(highlight=False)
-    for path in _chosen(every, only, first):
+    chosen = _chosen(every, only, first)
+    for override in overrides or ():
+        name = override.partition("=")[0]
+        if not any(path.stem in known[name].notebooks for path in chosen):
+            raise ValueError(f"-p {name} is used by {', '.join(known[name].notebooks)}, and none of them is to run.")
+    for path in chosen:
         own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
         _run_one(path, folder / path.name, own, root, console)
     return reports.index(folder, study, every)
@@ -93,15 +99,17 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
             )
             line.doing = "rendering its page"
             reports.page(aside, output.with_suffix(".html"))
+            aside.replace(output)
             line.doing = "done"
     except PapermillExecutionError as problem:
-        aside.rename(failed)
+        aside.replace(failed)
         said = problem.evalue.strip().strip("'\"")
         raise Stopped(f"{path.stem} stopped: {said} (its cells so far: {failed})") from problem
-    except BaseException:
+    except DeadKernelError as problem:
+        said = "its kernel died, most likely for want of memory; lower the batch sizes and run again"
+        raise Stopped(f"{path.stem} stopped: {said}.") from problem
+    finally:
         aside.unlink(missing_ok=True)
-        raise
-    aside.rename(output)
     console.print(line())
 
 

@@ -10,6 +10,20 @@ from searle_lib.evaluation import Rankings
 SUBSET = 3
 
 
+def write_all(folder: Path, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]) -> list[Path]:
+    """Write every method's files for each split that a server scores, and remove those of an earlier run."""
+    written = [
+        path
+        for benchmark, ranked in evaluated
+        if benchmark.split == benchmark.protocol.submission
+        for method, rankings in ranked.items()
+        for path in write(folder, benchmark, rankings, method)
+    ]
+    for path in set(folder.glob("*.json")) - set(written):
+        path.unlink()
+    return written
+
+
 def write(folder: Path, benchmark: Benchmark, rankings: Rankings, method: str) -> list[Path]:
     """Write a method's files for the benchmark's server, two for CIRR and one for CIRCO; the paths written.
 

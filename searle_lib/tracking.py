@@ -11,9 +11,15 @@ def comet(workspace: str, name: str, facts: dict) -> Log:
     """What to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY."""
     if not importlib.util.find_spec("comet_ml") or not os.environ.get("COMET_API_KEY"):
         return lambda row: None
-    from comet_ml import Experiment
+    experiments = []
 
-    experiment = Experiment(project_name="searle", workspace=workspace or None)
-    experiment.set_name(name)
-    experiment.log_parameters(facts)
-    return lambda row: experiment.log_metrics(row, epoch=int(row["epoch"]))
+    def log(row: dict[str, float]) -> None:
+        if not experiments:  # none is opened for a training that is there already
+            from comet_ml import Experiment
+
+            experiments.append(Experiment(project_name="searle", workspace=workspace or None))
+            experiments[0].set_name(name)
+            experiments[0].log_parameters(facts)
+        experiments[0].log_metrics(row, epoch=int(row["epoch"]))
+
+    return log

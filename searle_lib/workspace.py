@@ -8,6 +8,8 @@ from pathlib import Path
 
 from searle_lib.artefacts import Store
 
+WORLDS = ("miniature", "real")
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -29,8 +31,10 @@ def open_workspace(
 ) -> Workspace:
     """The places of a study as seen from a notebook; relative ones lie below the project's root.
 
-    With world "miniature" the data root is drawn when it is not there yet.
+    With world "miniature" the data root is drawn when it is not there yet. Raises ValueError for another world.
     """
+    if world not in WORLDS:
+        raise ValueError(f"world is {world}; it must be {' or '.join(WORLDS)}.")
     root = project_root()
     data = root / data_root
     if world == "miniature":

@@ -18,11 +18,15 @@ COMPACT = HERE / "known_answers"
 OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
 
 
-@pytest.fixture(scope="session")
-def known_answers(tmp_path_factory):
-    """Inputs and outputs of the authors' code, from KNOWN_ANSWERS or ../shared, else the compact copy beside us."""
-    default = HERE.parents[1] / "shared" / "known_answers"
-    folder = Path(os.environ.get("KNOWN_ANSWERS", default if default.is_dir() else COMPACT))
+FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
+
+
+@pytest.fixture(
+    scope="session", params=[folder for folder in (FULL, COMPACT) if folder.is_dir()], ids=lambda p: p.parent.name
+)
+def known_answers(request, tmp_path_factory):
+    """Inputs and outputs of the authors' code: the full folder, where it is, and the compact copy beside us."""
+    folder = request.param
     clip_file = folder / "tiny_clip.pt"
     if not clip_file.exists():
         clip_file = tmp_path_factory.mktemp("known") / "tiny_clip.pt"

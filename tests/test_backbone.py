@@ -98,6 +98,15 @@ def test_a_file_with_other_weights_is_refused(tmp_path):
         backbone.load(str(file))
 
 
+def test_an_unknown_precision_is_refused(world):
+    with pytest.raises(ValueError, match="precision is fp16; it must be float32 or bfloat16 or float16"):
+        backbone.load(str(world / "models" / "tiny-clip.pt"), precision="fp16")
+
+
+def test_auto_finds_a_device():
+    assert backbone.find_device("auto").type in ("cpu", "cuda", "mps")
+
+
 def test_a_device_that_is_not_there_is_refused(world):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")

@@ -122,6 +122,12 @@ def test_an_image_outside_the_gallery_is_named_with_its_query(data):
         benchmarks.load("cirr", data, "val")
 
 
+def test_an_entry_with_one_caption_is_named(data):
+    change(data / "FashionIQ/captions/cap.dress.val.json", lambda entries: entries[4]["captions"].pop())
+    with pytest.raises(ValueError, match=r"entry 4 of .*cap.dress.val.json has 1 captions, not 2; download it again"):
+        benchmarks.load("fashioniq", data, "val")
+
+
 def test_a_broken_json_file_is_named(data):
     file = data / "FashionIQ/image_splits/split.dress.val.json"
     file.write_text(file.read_text()[:50])

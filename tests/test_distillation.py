@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from searle_lib import backbone, distillation
 from searle_lib.artefacts import Store
-from searle_lib.distillation import Phi, Settings
+from searle_lib.distillation import Phi, Settings, Validation
 
 FAST = Settings(epochs=4, batch_size=2, top_k=4, save_every=2, learning_rate=1e-3)
 
@@ -49,24 +49,29 @@ def test_a_kept_phi_is_read_back_and_every_epoch_is_validated(tiny, tmp_path):
         seen.append(phi)
         return {"R@1": float(len(seen))}
 
-    made = trained(tiny, tmp_path, validate=validate, on_epoch=rows.append)
+    validation = Validation(validate, "counting")
+    made = trained(tiny, tmp_path, validation=validation, on_epoch=rows.append)
     assert made.log["epoch"].tolist() == [1, 2, 3, 4] and made.log["R@1"].tolist() == [1, 2, 3, 4]
     assert [row["R@1"] for row in rows] == [1, 2, 3, 4]
     folder = next((tmp_path).glob("phi-*"))
     assert sorted(p.name for p in folder.glob("*.safetensors")) == ["phi-002.safetensors", "phi-004.safetensors"]
-    again = trained(tiny, tmp_path, checkpoint="2")
+    again = trained(tiny, tmp_path, validation=validation, checkpoint="2")
     assert again.key != made.key and len(seen) == 4
     weights = load_file(folder / "phi-002.safetensors")
     assert all(torch.equal(again.phi.state_dict()[name], value) for name, value in weights.items())
 
 
 def test_a_checkpoint_that_was_not_kept_is_refused(tiny, tmp_path):
-    with pytest.raises(ValueError, match="phi_checkpoint 3 was not saved; there are last and the epochs 002, 004"):
-        trained(tiny, tmp_path, checkpoint="3")
+    for checkpoint in ("3", "best"):
+        with pytest.raises(
+            ValueError, match=f"phi_checkpoint is {checkpoint}; .* kept are 2, 4, the last of them also"
+        ):
+            trained(tiny, tmp_path, checkpoint=checkpoint)
+    assert not list(tmp_path.iterdir())  # said before anything was trained
 
 
 def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):
-    with pytest.raises(ValueError, match="phi_batch_size is 9 but test/images has 5 images"):
+    with pytest.raises(ValueError, match="phi_batch_size is 9 but test/images has 5 images; lower it"):
         trained(tiny, tmp_path, dataclasses.replace(FAST, batch_size=9))
 
 
@@ -99,8 +104,8 @@ def test_an_interrupted_training_goes_on_to_the_same_phi(tiny, tmp_path):
     assert resumed.log.round(6).equals(whole.log.round(6))
 
 
-def long_training(clip_file, folder):
-    return trained(backbone.load(clip_file), folder, dataclasses.replace(FAST, epochs=60, save_every=20))
+def long_training(clip_file, folder, **options):
+    return trained(backbone.load(clip_file), folder, dataclasses.replace(FAST, epochs=60, save_every=20), **options)
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(world, tmp_path):
@@ -112,7 +117,12 @@ def test_a_killed_training_goes_on_from_its_last_epoch(world, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    resumed, whole = long_training(clip_file, tmp_path / "cut"), long_training(clip_file, tmp_path / "whole")
+    state = next((tmp_path / "cut").glob("phi-*.partial/training.safetensors"))
+    done = int(load_file(state)["epoch"])
+    epochs = []
+    resumed = long_training(clip_file, tmp_path / "cut", on_epoch=lambda row: epochs.append(row["epoch"]))
+    assert epochs == list(range(done + 1, 61))
+    whole = long_training(clip_file, tmp_path / "whole")
     assert resumed.log["epoch"].tolist() == list(range(1, 61))
     for name, value in whole.phi.state_dict().items():
         assert torch.equal(resumed.phi.state_dict()[name], value), name

@@ -47,10 +47,3 @@ def test_every_module_imports_without_what_is_optional():
     code = f"import sys\nfor name in {OPTIONAL}: sys.modules[name] = None\n" + "\n".join(f"import {m}" for m in modules)
     ran = subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-
-
-def test_comet_logs_nothing_without_its_package_or_key(monkeypatch):
-    from searle_lib import tracking
-
-    monkeypatch.delenv("COMET_API_KEY", raising=False)
-    assert tracking.comet("", "mini", {})({"epoch": 1}) is None

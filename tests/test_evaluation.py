@@ -14,7 +14,7 @@ from searle_lib.artefacts import Missing, Store
 from searle_lib.backbone import encode_texts
 from searle_lib.composers import Sources
 from searle_lib.distillation import Distilled, Phi
-from searle_lib.embeddings import Embeddings
+from searle_lib.embeddings import Embeddings, images_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +169,11 @@ def test_07_says_that_06_has_not_run(tmp_path):
 def test_validation_gives_the_protocols_metrics_in_percent(study, tiny):
     _, splits, galleries, made = study
     (cirr,) = splits["cirr/val"]
-    validate = evaluation.validation(tiny, cirr, galleries["cirr/val"])
-    found = validate(made["cirr/val"].distilled.phi)
+    asked = evaluation.validation(tiny, splits, galleries)
+    found = asked.metrics(made["cirr/val"].distilled.phi)
     assert list(found) == [name for name, _ in cirr.protocol.metrics]
     assert found["R@50"] == 100 and 0 <= found["R@1"] <= 100
+    assert evaluation.validation(tiny, {}, galleries).metrics(None) == {}
 
 
 def test_a_query_vector_that_is_not_finite_is_named(study):
@@ -209,4 +210,23 @@ def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing
     table.loc[2, "path"] = str(broken)
     with pytest.raises(ValueError, match=r"broken.JPEG cannot be decoded \(700 bytes"):
         embeddings.encode(Store(tmp_path / "store"), tiny, "imagenet/test", table, "targetpad")
-    assert not list((tmp_path / "store" / "features").iterdir())
+    assert not list((tmp_path / "store" / "embeddings").iterdir())
+
+
+def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"1234")
+    prints = {
+        images_fingerprint(["a", "b"], paths),
+        images_fingerprint(["b", "a"], paths[::-1]),
+        images_fingerprint(["a", "c"], paths),
+    }
+    paths[1].write_bytes(b"12345")
+    prints.add(images_fingerprint(["a", "b"], paths))
+    assert len(prints) == 4
+
+
+def test_images_fingerprint_names_the_image_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"image b is listed but .*/b does not exist; download it"):
+        images_fingerprint(["b"], [tmp_path / "b"])

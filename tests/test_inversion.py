@@ -138,11 +138,21 @@ def test_a_pseudo_word_that_is_not_finite_is_named_with_its_image(tiny, tmp_path
         inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
-def long_inversion(clip_file, folder):
+def long_inversion(clip_file, folder, watch=lambda rows: None):
     clip = backbone.load(clip_file)
+    optimise = inversion.optimise
+
+    def watched(*arguments):
+        watch(arguments[4])
+        return optimise(*arguments)
+
+    inversion.optimise = watched
     images, concepts, written = problem(clip, images=40)
     settings = dataclasses.replace(FAST, steps=40)
-    return inversion.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
+    try:
+        return inversion.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
+    finally:
+        inversion.optimise = optimise
 
 
 def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path):
@@ -150,12 +160,44 @@ def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=long_inversion, args=(clip_file, tmp_path / "cut"))
     process.start()
-    while len(shards := list((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))) < 2:
+    while len(list((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))) < 2:
         assert process.is_alive()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert not list((tmp_path / "cut" / "oti").glob("*/oti.safetensors")) and shards
-    written_before = {path: path.stat().st_mtime_ns for path in shards}
-    assert written_before
-    assert torch.equal(long_inversion(clip_file, tmp_path / "cut"), long_inversion(clip_file, tmp_path / "whole"))
+    assert not list((tmp_path / "cut" / "oti").glob("*/oti.safetensors"))
+    shards = sorted((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))
+    computed = []
+    resumed = long_inversion(clip_file, tmp_path / "cut", lambda rows: computed.extend(rows))
+    assert sorted(computed) == list(range(4 * len(shards), 40))  # what was finished is not computed again
+    assert torch.equal(resumed, long_inversion(clip_file, tmp_path / "whole"))
+
+
+def test_in_float16_one_broken_image_does_not_keep_the_others_from_learning(world, tmp_path):
+    """A gradient scaler would skip the whole batch's step; here each image stands alone."""
+    clip = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="float16")
+    images, concepts, written = problem(clip)
+    whole = inversion.invert(Store(tmp_path / "whole"), clip, images, concepts, written, FAST).tokens.vectors
+    full = inversion.invert(
+        Store(tmp_path / "full"), backbone.load(str(world / "models" / "tiny-clip.pt")), images, concepts, written, FAST
+    ).tokens.vectors
+    assert torch.cosine_similarity(whole, full).min() > 0.98
+    images.vectors[3, 0] = float("nan")
+    with pytest.raises(ValueError, match="the pseudo-word of image image-3 .* is not finite"):
+        inversion.invert(Store(tmp_path / "broken"), clip, images, concepts, written, FAST)
+
+
+def test_precision_is_part_of_what_determines_words_and_bank(world, tiny, tmp_path):
+    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    images, concepts, written = problem(tiny)
+    keys = {
+        inversion.invert(Store(tmp_path), clip, images, concepts, written, FAST).tokens.key for clip in (half, tiny)
+    }
+    assert len(keys) == 2 and len(list(tmp_path.glob("phrase-bank-*"))) == 2
+
+
+def test_more_concepts_than_were_kept_are_asked_for_in_one_sentence(tiny, tmp_path):
+    images, concepts, written = problem(tiny)
+    concepts = dataclasses.replace(concepts, rows=concepts.rows[:, :2])
+    with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 were kept; raise concept_depth"):
+        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import COMPACT
 from torch.testing import assert_close
 
 from searle_lib import concepts, distillation, images, inversion
@@ -81,3 +82,7 @@ def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(kn
     backbone, texts = known_answers.backbone, known_answers.inputs["texts"]
     full = backbone.model.encode_text(known_answers.expected["token_ids"].long())  # CLIP's own 77 positions
     close(encode_text(backbone, tokenize(texts)), full)
+
+
+def test_known_answers_compact_copy_is_small():
+    assert sum(path.stat().st_size for path in COMPACT.iterdir()) < 3_000_000

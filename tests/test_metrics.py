@@ -63,5 +63,5 @@ def test_a_target_that_is_not_there_is_never_recalled():
 
 
 def test_subset_rank_counts_the_group_before_the_target():
-    group = torch.tensor([[5, 2, 9, 30, -1], [0, 1, 2, 3, 4]])
-    assert metrics.subset_rank(torch.tensor([9, 0]), group).tolist() == [2, 0]
+    group = torch.tensor([[5, 2, 9, 30, -1], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]])
+    assert metrics.subset_rank(torch.tensor([9, 0, -1]), group).tolist() == [2, 0, -1]

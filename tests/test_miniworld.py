@@ -1,6 +1,7 @@
 """The drawn world: true captions, fair queries, real forms, and models that fit it."""
 
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -103,12 +104,68 @@ def test_a_relative_caption_needs_a_difference():
 
 def test_circos_ground_truths_are_all_scenes_that_fit_and_no_others():
     random = np.random.default_rng(5)
-    target = random_scene(random, "star")
-    gallery = dict(enumerate([target, *(varied(target, 1, random) for _ in range(200))]))
-    found = writers.ground_truths(target, ["count"], gallery)
-    for i, scene in gallery.items():
-        fits = all(getattr(scene, n) == getattr(target, n) for n in ("kind", "colour", "setting", "count"))
-        assert (i in found) == fits
+    reference = random_scene(random, "star")
+    for changed in ("count", "size", "colour", "companion"):
+        target = varied(reference, 1, random, fixed=[n for n in DOMAINS[Scene] if n != changed])
+        gallery = dict(enumerate([reference, target, *(varied(target, 1, random) for _ in range(200))]))
+        found = writers.ground_truths(reference, target, gallery)
+        sizes = DOMAINS[Scene]["size"]
+        for i, scene in gallery.items():
+            alike = all(getattr(scene, n) == getattr(target, n) for n in ("kind", "colour", "setting"))
+            as_said = getattr(scene, changed) == getattr(target, changed)
+            if changed == "size":  # "is larger" fits whatever is larger than the reference
+                bigger = sizes.index(target.size) > sizes.index(reference.size)
+                now = sizes.index(scene.size) - sizes.index(reference.size)
+                as_said = now > 0 if bigger else now < 0
+            assert (i in found) == (alike and as_said and scene != reference)
+
+
+def test_a_cirr_caption_fits_one_member_of_its_group():
+    random = np.random.default_rng(6)
+    taken = set()
+    for _ in range(15):
+        scenes, stated = writers._six_alike(random, taken)
+        assert len(set(scenes)) == 6 and not taken & set(scenes)
+        taken.update(scenes)
+        for i, names in enumerate(stated):
+            target = scenes[(i + 1) % 6]
+            assert 2 <= len(differences(scenes[i], target)) <= 4 and len(names) in (2, 3)
+            others = [s for s in scenes if s not in (scenes[i], target)]
+            exact = [s for s in others if all(getattr(s, n) == getattr(target, n) for n in names)]
+            assert not exact and not any(writers.fits(s, scenes[i], target, names) for s in others)
+
+
+def test_no_garment_is_twice_in_a_gallery(tmp_path):
+    for path, specimen in (drawn := dict(writers._fashioniq(tmp_path, 42, writers.Sizes(20, 60)))).items():
+        assert isinstance(specimen, Garment) and path.suffix == ".jpg"
+    split = json.loads((tmp_path / "image_splits" / "split.shirt.val.json").read_text())
+    assert len({drawn[tmp_path / "images" / f"{name}.jpg"] for name in split}) == len(split) == 60
+
+
+def test_sizes_are_compared_only_where_as_many_things_are_drawn():
+    random = np.random.default_rng(7)
+    for _ in range(300):
+        reference = random_scene(random)
+        target = varied(reference, 2, random, fixed=[n for n in DOMAINS[Scene] if n not in ("size", "count")])
+        caption = grammar.relative_caption(reference, target, random, most=2)
+        assert not re.search("larger|smaller|bigger", caption)
+
+
+def two_writers(folder):
+    from conftest import SMALL
+
+    writers.write(folder, sizes=SMALL)
+
+
+def test_two_processes_draw_one_world(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=two_writers, args=(tmp_path / "data",)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "data" / writers.MARK).exists()
 
 
 def test_annotations_have_the_keys_of_the_real_ones(world):
@@ -170,7 +227,7 @@ def test_shipped_weights_are_small():
 def test_shipped_weights_fit_the_world_they_were_trained_on():
     """Fails when drawing or grammar have changed since `make world`."""
     trained_on, now = fingerprint.manifest()["world"], fingerprint.fingerprint()
-    assert trained_on["captions_sha256"] == now["captions_sha256"]
+    assert trained_on["sentences_sha256"] == now["sentences_sha256"]
     difference = np.abs(np.array(trained_on["thumbnails"]) - np.array(now["thumbnails"]))
     assert difference.max() <= 6, "the pictures have changed"
 

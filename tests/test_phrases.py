@@ -73,6 +73,27 @@ def test_phrases_are_kept_and_grouped_by_concept(world, names, tmp_path):
     assert again.texts == made.texts and again.key == made.key
 
 
+def test_a_name_that_stands_twice_in_the_vocabulary_is_written_about_once(world, names, tmp_path):
+    twice = Vocabulary((names.names[0], names.names[1], names.names[0]), "twice")
+    made = phrases.generate(Store(tmp_path), twice, str(world / "models" / "tiny-gpt-neo"), FEW)
+    assert made.concepts == names.names[:2] and len(made.texts) == 12
+
+
+def test_another_models_weights_give_another_key(world, tmp_path):
+    folder = shutil.copytree(world / "models" / "tiny-gpt-neo", tmp_path / "model")
+    before = phrases._identity(str(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    assert phrases._identity(str(folder)) != before
+
+
+def test_truncated_weights_are_refused(world, tmp_path):
+    folder = shutil.copytree(world / "models" / "tiny-gpt-neo", tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="language_model .* is neither a folder with a causal language model nor"):
+        phrases.load_language_model(str(folder))
+
+
 def test_a_concept_that_one_of_its_phrases_does_not_name_is_left_out_and_told():
     table = pd.DataFrame({"concept": ["Cat", "Cat", "Dog"], "phrase": ["a Cat", "a feline", "a Dog that"]})
     assert phrases.from_table(table).without_their_concept == {"Cat"}

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,22 @@ def test_the_interval_of_the_average_is_that_of_three_independent_samples():
     assert (average["ci_high"] - average["ci_low"]) / 3.92 == pytest.approx(expected, rel=0.08)
 
 
-def test_the_same_scores_in_another_order_give_the_same_bytes(tmp_path):
+def test_paired_intervals_are_those_of_the_difference_of_each_query():
+    """Two methods that are right on the same queries but for a few: the paired interval is far narrower."""
+    random = np.random.default_rng(0)
+    base = (random.random(300) < 0.5).astype(float)
+    better = base.copy()
+    better[np.flatnonzero(base == 0)[:15]] = 1
+    tables = [scores_of("CIRCO", "val", "all", m, "mAP@5", v) for m, v in (("Image+Text", base), ("SEARLE", better))]
+    table = results.differences(pd.concat(tables), "SEARLE", ["Image+Text", "Text-only"], 4000)
+    value, low, high = map(float, re.findall(r"[+-]\d+\.\d", table.loc["CIRCO mAP@5", "SEARLE - Image+Text"]))
+    each = better - base
+    half = 1.96 * each.std() / np.sqrt(300) * 100
+    assert (value, low, high) == pytest.approx((5.0, 5 - half, 5 + half), abs=0.4)
+    assert list(table.columns) == ["SEARLE - Image+Text"]
+
+
+def test_the_same_scores_give_the_same_bytes(tmp_path):
     scores = random_scores()
     table = results.summarise(scores, "mini", "tiny")
     again = results.summarise(scores.copy(), "mini", "tiny")

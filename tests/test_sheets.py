@@ -20,6 +20,8 @@ def test_a_sheet_marks_hits_and_escapes_what_data_sets_say(world):
     first = html.split('<div class="query">')[1]
     marks = re.findall(r'<figure class="(hit|miss)">', first)
     assert marks == ["hit", "miss", "miss", "miss", "miss"]
+    assert first.count('<figure class="given">') == 1 + min(len(wanted), 2)
+    assert (f">+{len(wanted) - 2}<" in first) == (len(wanted) > 2)
 
 
 def test_pictures_are_embedded_and_small(tmp_path):

@@ -147,6 +147,7 @@ def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, n
     )
     reports = folder / "reports" / "quick"
     assert [path.name for path in reports.iterdir()] == [f"{notebook}.failed.ipynb"]
+    assert not list((folder / "data").rglob("*.safetensors"))  # nothing was computed that another notebook makes
 
 
 def test_a_changed_parameter_upstream_is_told_to_the_notebook_that_depends_on_it(project):
@@ -164,6 +165,11 @@ def test_a_changed_parameter_upstream_is_told_to_the_notebook_that_depends_on_it
         (["-p", "oti_steps=many"], "oti_steps in -p is 'many', a str, but must be of type int"),
         (["--only", "05_fti4cir"], "there is no notebook 05_fti4cir; there are 01_phrases, 02_concepts"),
         (["--from", "oti"], "there is no notebook oti; there are"),
+        (
+            ["--only", "07_results", "-p", "oti_steps=5"],
+            "-p oti_steps is used by 03_oti, 04_phi, 06_retrieval, and none",
+        ),
+        (["-p", "methods=[SEARL]"], "methods in -p holds 'SEARL'; it must be Image-only or"),
     ],
 )
 def test_the_command_refuses_bad_input_before_anything_runs(world, tmp_path, arguments, sentence):
@@ -271,4 +277,5 @@ def test_the_parameters_of_a_run_that_differ_are_on_its_page(project):
 def test_made_with_says_what_the_numbers_came_from(project, tiny):
     folder, _ = project
     facts = json.loads((folder / "reports" / "quick" / "made_with.json").read_text())
-    assert facts["clip_sha256"] == tiny.sha256 and facts["preprocess"] == "targetpad" and facts["phi"]
+    assert facts["clip_sha256"] == tiny.sha256 and facts["preprocess"] == "targetpad"
+    assert facts["made_from"]["cirr/val"]["SEARLE-OTI"].startswith("searle-oti ")

@@ -165,6 +165,8 @@ def _clause(specimen: Specimen, name: str, random: np.random.Generator) -> str:
 def _edit(reference: Specimen, target: Specimen, name: str, random: np.random.Generator) -> str:
     """A verb phrase for one difference between reference and target."""
     old, new = getattr(reference, name), getattr(target, name)
+    if name == "size" and reference.count != target.count:  # things are drawn smaller the more there are
+        return _state(name, new, random)
     if random.random() < 0.6:
         return _change(name, old, new, random)
     return _state(name, new, random)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from searle_lib.concepts import TEMPLATES
+from searle_lib.images import MEAN, STD
 from searle_lib.miniworld import grammar
 from searle_lib.miniworld.fingerprint import WEIGHTS, fingerprint
 from searle_lib.miniworld.garments import draw_garment
@@ -35,8 +36,6 @@ CAPTIONS_A_PICTURE = 12
 VISION = {"steps": 1000, "batch": 256, "muon": 0.02, "adamw": 2e-3}
 CONTRAST = {"steps": 1500, "batch": 512, "muon": 0.02, "adamw": 2e-3}
 LANGUAGE = {"steps": 500, "batch": 128, "muon": 0.02, "adamw": 3e-3}
-MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
-STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
 
 
 def main() -> None:
@@ -194,7 +193,7 @@ def _cut(ids: Tensor) -> Tensor:
 
 
 def _pixels(pictures: Tensor) -> Tensor:
-    return (pictures / 255 - MEAN) / STD
+    return (pictures / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 if __name__ == "__main__":

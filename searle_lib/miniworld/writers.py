@@ -6,20 +6,24 @@ loaders it reads the real ones with. Nothing here knows a model; what a query me
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
 
 from searle_lib import randomness
 from searle_lib.artefacts import digest, write_json
 from searle_lib.miniworld import grammar
-from searle_lib.miniworld.fingerprint import fingerprint, manifest
+from searle_lib.miniworld.fingerprint import sources_sha256
 from searle_lib.miniworld.garments import draw_garment
 from searle_lib.miniworld.scenes import draw_scene
 from searle_lib.miniworld.specimens import (
+    Garment,
     Scene,
     Specimen,
     concepts,
@@ -54,36 +58,41 @@ def write(data_root: Path, seed: int = 42, sizes: Sizes = Sizes()) -> Path:
     Drawn aside and renamed, so a root that exists is whole. Raises ValueError when something else lies there.
     """
     data_root = Path(data_root)
-    facts = {"seed": seed, "sizes": vars(sizes), "world": digest(fingerprint()), "models": manifest()}
-    key = digest(facts)
-    mark = data_root / MARK
-    if mark.exists() and json.loads(mark.read_text())["key"] == key:
-        return data_root
-    if data_root.exists() and not mark.exists():
-        raise ValueError(
-            f"data_root {data_root} exists and is not a miniature world; set world to real, or name another folder."
-        )
+    key = digest({"seed": seed, "sizes": vars(sizes), "sources": sources_sha256()})
+    data_root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(data_root.with_name(data_root.name + ".lock")):
+        mark = data_root / MARK
+        if mark.exists() and json.loads(mark.read_text())["key"] == key:
+            return data_root
+        if data_root.exists() and not mark.exists():
+            raise ValueError(
+                f"data_root {data_root} exists and is not a miniature world; set world to real, or name another folder."
+            )
+        aside = data_root.with_name(data_root.name + ".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        _write_all(aside, seed, sizes)
+        write_json(aside / MARK, {"key": key, "seed": seed, "sizes": vars(sizes)})
+        shutil.rmtree(data_root, ignore_errors=True)
+        aside.rename(data_root)
+    return data_root
+
+
+def _write_all(root: Path, seed: int, sizes: Sizes) -> None:
     from searle_lib.miniworld import models  # brings transformers, slow to import where the world is there already
 
-    aside = data_root.with_name(data_root.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
     pictures = [
-        *_fashioniq(aside / "FashionIQ", seed, sizes),
-        *_cirr(aside / "CIRR", seed, sizes),
-        *_circo(aside / "CIRCO", seed, sizes),
-        *_imagenet(aside / "ImageNet1K", seed, sizes),
+        *_fashioniq(root / "FashionIQ", seed, sizes),
+        *_cirr(root / "CIRR", seed, sizes),
+        *_circo(root / "CIRCO", seed, sizes),
+        *_imagenet(root / "ImageNet1K", seed, sizes),
     ]
     for path, specimen in tqdm(pictures, desc="drawing the miniature world", mininterval=2):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(specimen, f"{seed}/{path.relative_to(aside)}").save(path, **({} if path.suffix == ".png" else JPEG))
-    _vocabulary(aside / "oidv7-class-descriptions.csv")
-    (aside / "models").mkdir()
-    models.write_clip(aside / "models" / "tiny-clip.pt")
-    models.write_language_model(aside / "models" / "tiny-gpt-neo")
-    write_json(aside / MARK, {"key": key, "seed": seed, "sizes": vars(sizes)})
-    shutil.rmtree(data_root, ignore_errors=True)
-    aside.rename(data_root)
-    return data_root
+        draw(specimen, f"{seed}/{path.relative_to(root)}").save(path, **({} if path.suffix == ".png" else JPEG))
+    _vocabulary(root / "oidv7-class-descriptions.csv")
+    (root / "models").mkdir()
+    models.write_clip(root / "models" / "tiny-clip.pt")
+    models.write_language_model(root / "models" / "tiny-gpt-neo")
 
 
 def draw(specimen: Specimen, name: str) -> Image.Image:
@@ -92,10 +101,28 @@ def draw(specimen: Specimen, name: str) -> Image.Image:
     return draw_scene(specimen, random) if isinstance(specimen, Scene) else draw_garment(specimen, random)
 
 
-def ground_truths(target: Specimen, changed: list[str], gallery: dict[int, Specimen]) -> list[int]:
-    """Ids of the scenes that share the target's kind, colour and place and whatever the caption changes."""
-    same = {"kind", "colour", "setting", *changed}
-    return [i for i, scene in gallery.items() if not same & set(differences(scene, target))]
+def fits(candidate: Specimen, reference: Specimen, target: Specimen, stated: Sequence[str]) -> bool:
+    """Whether a picture is as a caption says that leads from reference to target and states those differences.
+
+    An ordered attribute fits when it departs from the reference's to the same side, since a caption may compare.
+    """
+    for name in stated:
+        own, old, new = (getattr(specimen, name) for specimen in (candidate, reference, target))
+        if name in grammar.ORDERED:
+            order = grammar.ORDERED[name][0].index
+            if np.sign(order(own) - order(old)) != np.sign(order(new) - order(old)):
+                return False
+        elif own != new:
+            return False
+    return True
+
+
+def ground_truths(reference: Scene, target: Scene, gallery: dict[int, Scene]) -> list[int]:
+    """Ids of the scenes with the target's kind, colour and place that fit a caption which states all changes."""
+    changed = differences(reference, target)
+    shared = {"kind", "colour", "setting"} - set(changed)
+    alike = {i: scene for i, scene in gallery.items() if not shared & set(differences(scene, target))}
+    return [i for i, scene in alike.items() if scene != reference and fits(scene, reference, target, changed)]
 
 
 def aspects(caption: str, changed: list[str], target: Scene) -> list[str]:
@@ -121,12 +148,14 @@ def _fashioniq(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specim
     for category in ("dress", "shirt", "toptee"):
         for split, queries, gallery in (("val", sizes.fashioniq_queries, sizes.fashioniq_gallery), ("test", 40, 80)):
             random = _random(seed, "fashioniq", category, split)
-            pairs = []
-            for _ in range(queries):
+            specimens: list[Garment] = []  # reference, target, reference, target, ..., then the rest
+            while len(specimens) < gallery:
                 reference = random_garment(random, kinds_of(category))
-                pairs.append((reference, varied(reference, int(random.integers(3, 5)), random, fixed=("kind",))))
-            rest = [random_garment(random, kinds_of(category)) for _ in range(gallery - 2 * queries)]
-            specimens = [*(specimen for pair in pairs for specimen in pair), *rest]
+                target = varied(reference, int(random.integers(3, 5)), random, fixed=("kind",))
+                new = [reference, target] if len(specimens) < 2 * queries else [reference]
+                if not any(garment in specimens for garment in new):
+                    specimens += new
+            pairs = zip(specimens[0 : 2 * queries : 2], specimens[1 : 2 * queries : 2], strict=True)
             names = _names(len(specimens), random)
             entries = []
             for row, (reference, target) in enumerate(pairs):
@@ -148,15 +177,16 @@ def _cirr(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]:
     pictures, pair = [], 0
     for split, prefix, sets in (("val", "dev", sizes.cirr_val_sets), ("test1", "test1", sizes.cirr_test_sets)):
         random = _random(seed, "cirr", split)
-        entries, paths = [], {}
+        entries, paths, drawn = [], {}, set()
         for number in range(sets):
-            scenes = _six_alike(random)
+            scenes, stated = _six_alike(random, drawn)
+            drawn.update(scenes)
             members = [f"{prefix}-{number}-{i // 2}-img{i % 2}" for i in range(6)]
             paths |= {name: f"./{prefix}/{name}.png" for name in members}
             pictures += [(folder / prefix / f"{n}.png", s) for n, s in zip(members, scenes, strict=True)]
-            for i in range(6):
+            for i, names in enumerate(stated):
                 j = (i + 1) % 6
-                caption = grammar.relative_caption(scenes[i], scenes[j], random, most=int(random.integers(2, 4)))
+                caption = grammar.relative_caption(scenes[i], scenes[j], random, most=len(names), names=names)
                 group = {"id": number, "members": members, "reference_rank": i}
                 entry = {"pairid": pair, "reference": members[i], "caption": caption, "img_set": group}
                 if split == "val":
@@ -171,14 +201,30 @@ def _cirr(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]:
     return pictures
 
 
-def _six_alike(random: np.random.Generator) -> list[Scene]:
-    """A scene and five variations of it, no two the same."""
-    scenes = [random_scene(random)]
-    while len(scenes) < 6:
-        scene = varied(scenes[0], 2, random, fixed=("kind",))
-        if scene not in scenes:
-            scenes.append(scene)
-    return [scenes[i] for i in random.permutation(6)]
+def _six_alike(random: np.random.Generator, taken: set[Scene]) -> tuple[list[Scene], list[list[str]]]:
+    """Six scenes around one, none of them taken, and which differences the caption from each to the next states.
+
+    Neighbours differ in two to four attributes. A caption states two or three of them, and fits no other of the six.
+    """
+    while True:
+        base = random_scene(random)
+        scenes = list(dict.fromkeys([base, *(varied(base, 2, random, fixed=("kind",)) for _ in range(5))]))
+        scenes = [scenes[i] for i in random.permutation(len(scenes))]
+        if len(scenes) == 6 and not taken.intersection(scenes):
+            stated = [_what_to_state(scenes, i, (i + 1) % 6, random) for i in range(6)]
+            if all(stated):
+                return scenes, stated
+
+
+def _what_to_state(scenes: list[Scene], i: int, j: int, random: np.random.Generator) -> list[str]:
+    """Two or three differences that single out scene j for one who has scene i; empty when there are none."""
+    changed = random.permutation(differences(scenes[i], scenes[j])).tolist()
+    most = int(random.integers(2, 4))
+    others = [scene for k, scene in enumerate(scenes) if k not in (i, j)]
+    for names in permutations(changed, min(most, len(changed))):
+        if len(names) > 1 and not any(fits(other, scenes[i], scenes[j], names) for other in others):
+            return list(names)
+    return []
 
 
 def _circo(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]:
@@ -201,7 +247,7 @@ def _circo(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]
     for first, reference, target, changed in queries:
         caption = grammar.relative_caption(reference, target, random, most=len(changed), names=changed)
         kept = [name for name in ("colour", "setting") if name not in changed]
-        truths = [i for i in ground_truths(target, changed, gallery) if i != ids[first]]
+        truths = ground_truths(reference, target, gallery)
         entries.append(
             {
                 "reference_img_id": ids[first],
