@@ -117,7 +117,7 @@ def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
 
 def test_an_image_without_a_usable_concept_is_named(tiny, tmp_path):
     images, concepts, written = problem(tiny)
-    concepts = dataclasses.replace(concepts, rows=torch.full((5, 1), 2))
+    concepts = dataclasses.replace(concepts, rows=torch.full((5, 3), 2))
     with pytest.raises(
         ValueError, match=r"image image-0: each of its 1 concepts \(Gown, ...\) has a phrase that does not"
     ):
@@ -183,7 +183,7 @@ def test_in_float16_one_broken_image_does_not_keep_the_others_from_learning(worl
     ).tokens.vectors
     assert torch.cosine_similarity(whole, full).min() > 0.98
     images.vectors[3, 0] = float("nan")
-    with pytest.raises(ValueError, match="the pseudo-word of image image-3 .* is not finite"):
+    with pytest.raises(ValueError, match=r"the pseudo-word of image image-3 .* is not finite"):
         inversion.invert(Store(tmp_path / "broken"), clip, images, concepts, written, FAST)
 
 

@@ -90,7 +90,7 @@ def test_truncated_weights_are_refused(world, tmp_path):
     folder = shutil.copytree(world / "models" / "tiny-gpt-neo", tmp_path / "model")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="language_model .* is neither a folder with a causal language model nor"):
+    with pytest.raises(ValueError, match=r"language_model .* is neither a folder with a causal language model nor"):
         phrases.load_language_model(str(folder))
 
 

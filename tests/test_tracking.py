@@ -1,5 +1,6 @@
 import sys
 from types import ModuleType
+from typing import ClassVar
 
 from searle_lib import tracking
 
@@ -7,7 +8,7 @@ from searle_lib import tracking
 class Recorder:
     """Stands in for comet_ml.Experiment and remembers what it was told."""
 
-    made: list = []
+    made: ClassVar[list] = []
 
     def __init__(self, **facts):
         self.told = [("made", facts)]
