@@ -141,6 +141,21 @@ def encode_images(backbone: Backbone, pixels: Tensor) -> Tensor:
         return backbone.model.encode_image(pixels.to(backbone.device)).float()
 
 
+@torch.no_grad()
+def encode_patches(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """In one pass: image embeddings [N, d], and the last block's tokens [N, P, w], class token first, before ln_post.
+
+    For a vision transformer. Source: fti4cir.md, section 2.1.
+    """
+    visual = backbone.model.visual
+    with backbone.autocast():
+        x = visual.conv1(pixels.to(backbone.device)).flatten(2).transpose(1, 2)  # [N, P - 1, w]
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        x = x + visual.positional_embedding
+        x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)  # CLIP's blocks take [P, N, w]
+        return (visual.ln_post(x[:, 0]) @ visual.proj).float(), x.float()
+
+
 def tokenize(texts: Sequence[str]) -> Tokens:
     """Token ids of texts; a text of more than 77 tokens is truncated, its end-of-text forced to the last place."""
     ids = clip.tokenize(list(texts), truncate=True)
@@ -161,6 +176,11 @@ def encode_text(
     if words is not None:
         places = (tokens.placeholders if places is None else places).to(backbone.device)
         embeddings = embeddings.index_put((rows, places), words.to(embeddings.dtype))
+    return encode_embedded(backbone, embeddings, ends)
+
+
+def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor) -> Tensor:
+    """Text features [N, d] float32 of token embeddings [N, L, d_tok] whose texts end at ends [N]."""
     with backbone.autocast():
         return _text_tower(backbone.model, embeddings, ends).float()
 

@@ -125,6 +125,13 @@ def imagenet(data_root: Path) -> pd.DataFrame:
     return _table([(path.stem, path) for path in paths])
 
 
+def reference_table(loaded: list[Benchmark]) -> pd.DataFrame:
+    """A split's reference images, each once, in order of first use, as a table with columns image and path."""
+    paths = {image: path for b in loaded for image, path in zip(b.gallery["image"], b.gallery["path"], strict=True)}
+    images = dict.fromkeys(reference for benchmark in loaded for reference in benchmark.queries["reference"])
+    return pd.DataFrame({"image": list(images), "path": [paths[image] for image in images]})
+
+
 def _fashioniq(root: Path, split: str, category: str) -> Benchmark:
     folder = _existing(root / "FashionIQ")
     names = _json(folder / "image_splits" / f"split.{category}.{split}.json")

@@ -13,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from searle_lib import fti_prompts
 from searle_lib.backbone import Backbone, encode_texts
 from searle_lib.distillation import Distilled
 from searle_lib.embeddings import Embeddings
+from searle_lib.fti4cir import Words
+from searle_lib.patches import ImageWords
 
 PROMPT = "a photo of $ that {}"
+BATCH = 256
 
 
 class Composer(Protocol):
@@ -30,12 +34,14 @@ class Composer(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """What composers are made from: the backbone, the references' embeddings, OTI's tokens of them, and φ."""
+    """What composers are made from: the backbone, the references' embeddings, OTI's tokens of them, φ, and
+    FTI4CIR's words of them."""
 
     backbone: Backbone
     images: Embeddings
     tokens: Embeddings | None = None
     distilled: Distilled | None = None
+    image_words: ImageWords | None = None
 
 
 class ImageOnly:
@@ -92,12 +98,32 @@ class SearleOti:
         return _read(self.backbone, sentences, self.tokens.of(references))
 
 
+class Fti4CirQueries:
+    """A sentence about the reference's subject and attribute words (FTI4CIR; fti4cir.md section 5)."""
+
+    def __init__(self, sources: Sources):
+        self.backbone, self.image_words = sources.backbone, sources.image_words
+        self.key = f"fti4cir {sources.image_words.key}"
+
+    @torch.no_grad()
+    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
+        owners = torch.tensor([row for row, of_one in enumerate(sentences) for _ in of_one])
+        texts = [sentence for of_one in sentences for sentence in of_one]
+        words = self.image_words.of([references[row] for row in owners.tolist()])
+        parts = []
+        for rows in torch.arange(len(texts)).split(BATCH):
+            some = Words(*(value[rows].to(self.backbone.device) for value in vars(words).values()))
+            parts.append(fti_prompts.query(self.backbone, some, [texts[row] for row in rows.tolist()]).cpu())
+        return _averaged(torch.cat(parts), owners, len(sentences))
+
+
 METHODS: dict[str, Callable[[Sources], Composer]] = {
     "Image-only": ImageOnly,
     "Text-only": TextOnly,
     "Image+Text": ImageAndText,
     "SEARLE": Searle,
     "SEARLE-OTI": SearleOti,
+    "FTI4CIR": Fti4CirQueries,
 }
 
 
@@ -115,6 +141,10 @@ def _read(backbone: Backbone, sentences: Sequence[Sequence[str]], words: Tensor 
     texts = [frame.format(sentence) for of_one in sentences for sentence in of_one]
     owners = torch.tensor([row for row, of_one in enumerate(sentences) for _ in of_one])
     spliced = None if words is None else words[owners]
-    features = F.normalize(encode_texts(backbone, texts, words=spliced), dim=-1)
-    sums = torch.zeros(len(sentences), features.shape[1]).index_add_(0, owners, features)
+    return _averaged(encode_texts(backbone, texts, words=spliced), owners, len(sentences))
+
+
+def _averaged(features: Tensor, owners: Tensor, queries: int) -> Tensor:
+    """Unit means [N, d] of each query's unit features; owners [M] says whose each of the features [M, d] is."""
+    sums = torch.zeros(queries, features.shape[1]).index_add_(0, owners, F.normalize(features, dim=-1))
     return F.normalize(sums, dim=-1)

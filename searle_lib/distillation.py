@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from searle_lib import phrase_bank, randomness
-from searle_lib.artefacts import Store, written_aside
+from searle_lib import checkpoints, phrase_bank, randomness
+from searle_lib.artefacts import Store
 from searle_lib.backbone import Backbone, encode_text
 from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
@@ -27,9 +27,9 @@ from searle_lib.phrases import Phrases
 
 @dataclass(frozen=True)
 class Validation:
-    """What a training asks after an epoch: metrics of a φ by name; the key stands for the queries behind them."""
+    """What a training asks after an epoch: metrics of a network by name; the key stands for the queries behind them."""
 
-    metrics: Callable[["Phi"], dict[str, float]] = lambda phi: {}
+    metrics: Callable[[nn.Module], dict[str, float]] = lambda network: {}
     key: str = "none"
 
 
@@ -102,7 +102,7 @@ def distil(
         raise ValueError(
             f"phi_batch_size is {settings.batch_size} but {images.name} has {len(images.ids)} images; lower it."
         )
-    epoch = _kept_epoch(checkpoint, settings)
+    epoch = checkpoints.kept_epoch("phi", checkpoint, settings.epochs, settings.save_every)
     facts = asdict(settings) | {"images": images.key, "tokens": tokens.key, "concepts": concepts.key}
     facts |= {"phrases": phrases.key, "precision": backbone.precision, "validation": validation.key}
 
@@ -113,20 +113,14 @@ def distil(
             while training.epoch < settings.epochs:
                 on_epoch(training.run_epoch(validation))
                 bar.update()
-        (folder / "training.safetensors").unlink()
+        checkpoints.finish(folder)
 
     kept = store.keep("phi", facts, make, "04_phi", f"φ for {backbone.name}")
     file = kept.folder / f"phi-{epoch:03d}.safetensors"
     phi = Phi(backbone.dimension, backbone.width, settings.dropout)
     phi.load_state_dict(load_file(file))
-    return Distilled(phi.eval().to(backbone.device), pd.read_csv(kept.folder / "log.csv"), f"{kept.key}/{file.stem}")
-
-
-def write_log(distilled: Distilled, path: Path) -> None:
-    """Write the log by epoch as CSV: losses and validation metrics, in percent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        distilled.log.to_csv(aside, index=False)
+    log = pd.read_csv(kept.folder / checkpoints.LOG)
+    return Distilled(phi.eval().to(backbone.device), log, f"{kept.key}/{file.stem}")
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
@@ -154,8 +148,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             self.phi.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.epoch, self.log = 0, []
-        self._resume()
+        self.epoch, self.log = checkpoints.resume(folder, self.phi, self.optimizer)
 
     def run_epoch(self, validation: Validation) -> dict[str, float]:
         """Train one epoch, validate and save as the settings say; the new row of the log."""
@@ -200,43 +193,6 @@ class _Training:
         return torch.tensor(chosen)
 
     def _save(self) -> None:
-        with written_aside(self.folder / "log.csv") as aside:
-            pd.DataFrame(self.log).to_csv(aside, index=False)
-        weights = {name: value.cpu().contiguous() for name, value in self.phi.state_dict().items()}
         if self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs:
-            _save_aside(weights, self.folder / f"phi-{self.epoch:03d}.safetensors")
-        moments = {
-            f"optimizer.{index}.{name}": value.cpu().contiguous()
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        _save_aside(weights | moments | {"epoch": torch.tensor(self.epoch)}, self.folder / "training.safetensors")
-
-    def _resume(self) -> None:
-        file = self.folder / "training.safetensors"
-        if not file.exists():
-            return
-        saved = load_file(file)
-        self.epoch = int(saved.pop("epoch"))
-        state = self.optimizer.state_dict()
-        for name in [name for name in saved if name.startswith("optimizer.")]:
-            _, index, moment = name.split(".")
-            state["state"].setdefault(int(index), {})[moment] = saved.pop(name)
-        self.optimizer.load_state_dict(state)
-        self.phi.load_state_dict(saved)
-        self.log = pd.read_csv(self.folder / "log.csv").head(self.epoch).to_dict("records")
-
-
-def _kept_epoch(checkpoint: str, settings: Settings) -> int:
-    kept = [*range(settings.save_every, settings.epochs, settings.save_every), settings.epochs]
-    if checkpoint != "last" and checkpoint not in map(str, kept):
-        raise ValueError(
-            f"phi_checkpoint is {checkpoint}; with phi_save_every {settings.save_every} the epochs that are kept are "
-            f"{', '.join(map(str, kept))}, the last of them also called last."
-        )
-    return settings.epochs if checkpoint == "last" else int(checkpoint)
-
-
-def _save_aside(tensors: dict[str, Tensor], path: Path) -> None:
-    with written_aside(path) as aside:
-        save_file(tensors, aside)
+            checkpoints.save_weights(self.phi.state_dict(), self.folder / f"phi-{self.epoch:03d}.safetensors")
+        checkpoints.save(self.folder, self.phi, self.optimizer, self.epoch, self.log)

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import metrics, retrieval
+from searle_lib import benchmarks, metrics, patches, retrieval
 from searle_lib.artefacts import Missing, Store, write_json, written_aside
 from searle_lib.backbone import Backbone
 from searle_lib.benchmarks import Benchmark
-from searle_lib.composers import Composer, Searle, Sources
+from searle_lib.composers import Composer, Fti4CirQueries, Searle, Sources
 from searle_lib.distillation import Distilled, Phi, Validation
 from searle_lib.embeddings import Embeddings
+from searle_lib.fti4cir import Fti4Cir
 
 DEPTH = 50  # the deepest that any metric or submission looks
 ASPECT_METRIC = "mAP@10"
@@ -90,6 +91,32 @@ def validation(backbone: Backbone, splits: dict[str, list[Benchmark]], galleries
         return {name: float(metric(name, rankings).mean()) * 100 for name, _ in benchmark.protocol.metrics}
 
     return Validation(metrics_of, f"{benchmark.key}/{gallery.key}")
+
+
+def fti_validation(
+    backbone: Backbone,
+    splits: dict[str, list[Benchmark]],
+    galleries: dict[str, Embeddings],
+    preprocess: str,
+    batch_size: int,
+    workers: int,
+) -> Validation:
+    """What FTI4CIR's training asks: metrics on CIRR val and CIRCO val, in percent, where they are in the study."""
+    asked = [benchmark for name in ("cirr/val", "circo/val") for benchmark in splits.get(name, [])]
+
+    def metrics_of(model: Fti4Cir) -> dict[str, float]:
+        found = {}
+        for benchmark in asked:
+            table = benchmarks.reference_table([benchmark])
+            words = patches.words_by(backbone, model, table, preprocess, batch_size, workers)
+            composer = Fti4CirQueries(Sources(backbone, galleries[benchmark.images], image_words=words))
+            rankings = compare(benchmark, galleries[benchmark.images], _queries(benchmark, composer))
+            title = benchmark.protocol.title
+            for name, _ in benchmark.protocol.metrics:
+                found[f"{title} {name}"] = float(metric(name, rankings).mean()) * 100
+        return found
+
+    return Validation(metrics_of, "/".join(f"{b.key}/{galleries[b.images].key}" for b in asked))
 
 
 def leave(

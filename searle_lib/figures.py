@@ -10,8 +10,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from searle_lib import images
 from searle_lib.artefacts import written_aside
+from searle_lib.fti4cir import Words
 from searle_lib.results import AVERAGE
 
 COLOURS = {
@@ -20,6 +23,7 @@ COLOURS = {
     "Image+Text": "#5b677d",
     "SEARLE": "#d9772b",
     "SEARLE-OTI": "#2a7f9e",
+    "FTI4CIR": "#7c5aa6",
 }
 LINES = ("#2a7f9e", "#d9772b", "#5b677d", "#8a5a9e")
 LOOK = {"axes.edgecolor": "#aeb6c4", "grid.color": "#e6e9ef"}
@@ -44,6 +48,33 @@ def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) ->
             _bars(axes, rows)
             under = f", {category}" if category == AVERAGE else ""
             axes.set(title=f"{dataset} {split}\n{metric}{under}, %", xlabel="", ylabel="")
+    return figure
+
+
+def attention(
+    paths: Sequence[Path | str], shares: Tensor, words: Words, names: Sequence[Sequence[Sequence[str]]], most: int = 5
+) -> Figure:
+    """Each picture, and beside it where its first attributes look: shares [N, K, P] of the query slots over patches.
+
+    The class token, first of the P, is left out. `names` are shown below each attribute.
+    """
+    side = round((shares.shape[-1] - 1) ** 0.5)
+    with sns.plotting_context("notebook", font_scale=0.75):
+        figure, grid = plt.subplots(len(paths), most + 1, figsize=(1.55 * (most + 1), 1.75 * len(paths)), dpi=110)
+        for row, (path, line) in enumerate(zip(paths, grid, strict=True)):
+            picture = images.read(Path(path)).convert("RGB")
+            box = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+            line[0].imshow(picture)
+            slots = words.slots[row, : words.counts[row]].tolist()
+            for axes, slot, near in zip(line[1:], slots, names[row], strict=False):
+                look = shares[row, slot, 1:].view(side, side).detach().cpu()
+                axes.imshow(picture.convert("L"), cmap="gray", alpha=0.45)
+                axes.imshow(look, cmap="magma", alpha=0.6, extent=box, interpolation="bicubic")
+                axes.set_title(", ".join(near))
+        for axes in grid.flat:
+            axes.axis("off")
+        figure.tight_layout()
+        plt.close(figure)
     return figure
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib.backbone import Backbone, encode_texts
+from searle_lib.fti4cir import Words
 from searle_lib.retrieval import top_k
 
 SENTENCE = "a photo of {}"
@@ -17,3 +18,13 @@ def nearest_names(backbone: Backbone, words: Tensor, names: tuple[str, ...], cou
     plain = encode_texts(backbone, [SENTENCE.format(name) for name in names])
     best = top_k(F.normalize(spliced, dim=-1), F.normalize(plain, dim=-1), count)
     return [[names[row] for row in rows] for rows in best.tolist()]
+
+
+def nearest_attribute_names(
+    backbone: Backbone, words: Words, names: tuple[str, ...], count: int
+) -> list[list[list[str]]]:
+    """For each image and each of its attribute words, the names nearest to it."""
+    found = []
+    for row, kept in enumerate(words.counts.tolist()):
+        found.append(nearest_names(backbone, words.attributes[row, :kept], names, count))
+    return found

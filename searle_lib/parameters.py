@@ -18,7 +18,9 @@ CHOICES = {  # of a value, or of each element of a list
     "preprocess": ("targetpad", "clip"),
     "precision": ("float32", "bfloat16", "float16"),
     "datasets": ("fashioniq", "cirr", "circo"),
-    "methods": ("Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI"),
+    "fti_without": ("", "contrastive", "orthogonality", "subject", "attribute", "whole"),
+    "caption_split": ("reference", "sane"),
+    "methods": ("Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI", "FTI4CIR"),
 }
 MAY_BE_ZERO = ("seed", "phrase_no_repeat_ngram")  # of the whole numbers
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}

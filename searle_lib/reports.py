@@ -46,7 +46,7 @@ def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
         if (folder / f"{path.stem}.html").exists():
             link = f'<a href="{path.stem}.html">{link}</a>'
         rows.append(f"<li><h2>{link}</h2><p>{html.escape(question)}</p></li>")
-    files = [name for name in ("results.csv", "phi_log.csv") if (folder / name).exists()]
+    files = [name for name in ("results.csv", "phi_log.csv", "fti_log.csv") if (folder / name).exists()]
     files += [str(path.relative_to(folder)) for path in sorted((folder / "submissions").glob("*.json"))]
     files = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in files)
     chart = folder / "figures" / "results.png"

@@ -26,6 +26,7 @@ ENVIRONMENT = {  # of the notebooks' kernels
     "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar
     "TOKENIZERS_PARALLELISM": "false",
 }
+MAKES = {"05_fti4cir": "FTI4CIR"}  # notebooks that serve one method alone
 
 
 class Stopped(RuntimeError):
@@ -63,6 +64,10 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
         if not any(path.stem in known[name].notebooks for path in chosen):
             raise ValueError(f"-p {name} is used by {', '.join(known[name].notebooks)}, and none of them is to run.")
     for path in chosen:
+        method = MAKES.get(path.stem)
+        if method and method not in values.get("methods", [method]):
+            console.print(f"{path.stem:<14}         left out, since methods does not hold {method}")
+            continue
         own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
         _run_one(path, folder / path.name, own, root, console)
     return reports.index(folder, study, every)
@@ -103,7 +108,7 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
             line.doing = "done"
     except PapermillExecutionError as problem:
         aside.replace(failed)
-        said = problem.evalue.strip().strip("'\"")
+        said = problem.evalue.strip()
         raise Stopped(f"{path.stem} stopped: {said} (its cells so far: {failed})") from problem
     except DeadKernelError as problem:
         said = "its kernel died, most likely for want of memory; lower the batch sizes and run again"

@@ -35,7 +35,11 @@ def main(source: Path) -> None:
     table = weights.pop("token_embedding.weight")[rows]
     save_file(weights | {"token_embedding.weight": table, "vocabulary": rows}, TARGET / "tiny_clip.safetensors")
     np.savez_compressed(TARGET / "expected.npz", **np.load(source / "expected.npz"))
-    for path in (source / "inputs.json", source / "phi_3.pt", *sorted(source.glob("image_*.png"))):
+    for name, part in (("phi_3", "Phi"), ("fti4cir_state_dict", None)):
+        saved = torch.load(source / f"{name}.pt", weights_only=True)
+        arrays = {key: value.numpy() for key, value in (saved[part] if part else saved).items()}
+        np.savez_compressed(TARGET / f"{name}.npz", **arrays)
+    for path in (source / "inputs.json", *sorted(source.glob("image_*.png"))):
         shutil.copyfile(path, TARGET / path.name)
 
 

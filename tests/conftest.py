@@ -21,6 +21,14 @@ OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright"
 FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
 
 
+def weights(stem, part=None):
+    """A state dict from the authors' .pt, or from the compact copy's .npz."""
+    if stem.with_suffix(".npz").exists():
+        return {name: torch.from_numpy(value) for name, value in np.load(stem.with_suffix(".npz")).items()}
+    saved = torch.load(stem.with_suffix(".pt"), weights_only=True)
+    return saved[part] if part else saved
+
+
 @pytest.fixture(
     scope="session", params=[folder for folder in (FULL, COMPACT) if folder.is_dir()], ids=lambda p: p.parent.name
 )
@@ -35,7 +43,8 @@ def known_answers(request, tmp_path_factory):
         inputs=json.loads((folder / "inputs.json").read_text()),
         expected={name: torch.from_numpy(value) for name, value in np.load(folder / "expected.npz").items()},
         images=[folder / f"image_{i}.png" for i in range(10)],
-        phi=folder / "phi_3.pt",
+        phi=weights(folder / "phi_3", "Phi"),
+        fti=weights(folder / "fti4cir_state_dict"),
         backbone=backbone.load(str(clip_file)),
     )
 

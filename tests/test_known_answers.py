@@ -6,9 +6,18 @@ import torch.nn.functional as F
 from conftest import COMPACT
 from torch.testing import assert_close
 
-from searle_lib import concepts, distillation, images, inversion
-from searle_lib.backbone import encode_images, encode_text, encode_texts, tokenize
+from searle_lib import concepts, distillation, fti_prompts, fti_training, images, inversion
+from searle_lib.backbone import encode_images, encode_patches, encode_text, encode_texts, tokenize
+from searle_lib.captions import Captions
+from searle_lib.fti4cir import Fti4Cir
 from searle_lib.retrieval import top_k
+
+
+def fti_model(known_answers):
+    """The authors' FTI4CIR weights in our module."""
+    model = Fti4Cir(64, 64).eval().requires_grad_(False)
+    model.load_state_dict(known_answers.fti)
+    return model
 
 
 def close(actual, expected):
@@ -50,7 +59,7 @@ def test_known_answers_contrastive_loss(known_answers):
 
 def test_known_answers_phi(known_answers):
     phi = distillation.Phi(64, 64).eval()
-    phi.load_state_dict(torch.load(known_answers.phi, weights_only=True)["Phi"])
+    phi.load_state_dict(known_answers.phi)
     close(phi(known_answers.expected["image_features"]), known_answers.expected["phi_out"])
 
 
@@ -82,6 +91,33 @@ def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(kn
     backbone, texts = known_answers.backbone, known_answers.inputs["texts"]
     full = backbone.model.encode_text(known_answers.expected["token_ids"].long())  # CLIP's own 77 positions
     close(encode_text(backbone, tokenize(texts)), full)
+
+
+def test_known_answers_fti_network_and_query(known_answers):
+    expected, model = known_answers.expected, fti_model(known_answers)
+    embeddings, patches = encode_patches(known_answers.backbone, expected["targetpad"])
+    close(embeddings, expected["image_features"])
+    close(patches, expected["fti_patch_features"])
+    words = model(embeddings, patches)
+    assert words.counts.tolist() == expected["fti_counts"].tolist()
+    close(words.latent, expected["fti_attributes"])
+    close(words.subject, expected["fti_subject"])
+    close(words.attributes, expected["fti_attribute_words"])
+    modifications = known_answers.inputs["fti_modifications"]
+    close(fti_prompts.query(known_answers.backbone, words, modifications), expected["fti_query"])
+
+
+def test_known_answers_fti_losses(known_answers):
+    expected, inputs, clip = known_answers.expected, known_answers.inputs, known_answers.backbone
+    words = fti_model(known_answers)(expected["image_features"], expected["fti_patch_features"])
+    captions = Captions(tuple(range(10)), tuple(inputs["fti_subjects"]), tuple(inputs["fti_attributes_text"]))
+    sentences = fti_training.sentences_of(clip, captions)
+    images = F.normalize(expected["image_features"], dim=-1)
+    terms = fti_training.losses(clip, words, images, sentences, 0.20)
+    close(terms["contrastive"], expected["fti_contrastive"])
+    close(terms["orthogonality"], expected["fti_orthogonal"])
+    close(terms["subject"] + terms["attribute"] + terms["whole"], expected["fti_regularisation"])
+    close(fti_training.total(terms, fti_training.Settings()), expected["fti_total_loss"])
 
 
 def test_known_answers_compact_copy_is_small():

@@ -72,13 +72,15 @@ def test_an_override_without_a_value_is_refused(tmp_path, known):
 
 
 def test_choices_are_those_that_the_library_knows():
-    from searle_lib import backbone, benchmarks, composers, images, workspace
+    from searle_lib import backbone, benchmarks, captions, composers, fti_training, images, workspace
 
     known_to_library = {
         "world": workspace.WORLDS,
         "preprocess": images.PREPROCESSINGS,
         "precision": backbone.PRECISIONS,
         "datasets": benchmarks.PROTOCOLS,
+        "fti_without": ("", *fti_training.TERMS),
+        "caption_split": captions.SPLITS,
         "methods": composers.METHODS,
     }
     assert {name: tuple(values) for name, values in known_to_library.items()} == parameters.CHOICES

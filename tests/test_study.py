@@ -25,6 +25,10 @@ QUICK = {
     "phi_epochs": 2,
     "phi_batch_size": 8,
     "phi_save_every": 1,
+    "fti_epochs": 2,
+    "fti_batch_size": 8,
+    "fti_validate_every": 1,
+    "fti_save_every": 1,
     "bootstrap_resamples": 50,
     "sheet_queries": 1,
 }
@@ -49,6 +53,7 @@ def make_project(folder, world):
         "clip_model": str(world / "models" / "tiny-clip.pt"),
         "language_model": str(world / "models" / "tiny-gpt-neo"),
         "vocabulary": str(world / "oidv7-class-descriptions.csv"),
+        "captions_file": str(world / "ImageNet1K" / "blip_pairs.json"),
     }
     mini = yaml.safe_load((ROOT / "params" / "mini.yaml").read_text())
     (folder / "params" / "quick.yaml").write_text(yaml.safe_dump(mini | QUICK | places))
@@ -80,7 +85,7 @@ def test_results_hold_every_benchmark_method_and_metric(project):
     folder, _ = project
     table = pd.read_csv(folder / "reports" / "quick" / "results.csv")
     assert set(table["study"]) == {"quick"} and set(table["backbone"]) == {"tiny-clip"}
-    assert set(table["method"]) == {"Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI"}
+    assert set(table["method"]) == {"Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI", "FTI4CIR"}
     per_method = table[table["method"] == "SEARLE"]
     found = set(zip(per_method["dataset"], per_method["category"], per_method["metric"], strict=True))
     for category in ("dress", "shirt", "toptee", "average"):
@@ -95,7 +100,7 @@ def test_results_hold_every_benchmark_method_and_metric(project):
 def test_submission_files_are_there_for_every_method(project):
     folder, _ = project
     files = sorted(path.name for path in (folder / "reports" / "quick" / "submissions").glob("*.json"))
-    assert len(files) == 15 and "cirr-test1-subset-SEARLE.json" in files and "circo-test-SEARLE-OTI.json" in files
+    assert len(files) == 18 and "cirr-test1-subset-SEARLE.json" in files and "circo-test-SEARLE-OTI.json" in files
 
 
 def test_a_second_run_computes_nothing_and_leaves_the_same_bytes(project):
@@ -133,14 +138,12 @@ def test_papermill_prints_a_notebooks_parameters_as_a_manual():
     assert "oti_steps: int (default 60) optimisation steps an image (SEARLE, oti-steps: 350)" in said
 
 
-@pytest.mark.parametrize("notebook", ["03_oti", "04_phi", "06_retrieval", "07_results"])
+@pytest.mark.parametrize("notebook", ["03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results"])
 def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, notebook):
     folder = make_project(tmp_path / "project", world)
     ran = command(folder, "run", "params/quick.yaml", "--only", notebook)
     assert ran.returncode == 1
-    needed = {"03_oti": "02_concepts", "04_phi": "02_concepts", "06_retrieval": "02_concepts"}.get(
-        notebook, "06_retrieval"
-    )
+    needed = {"07_results": "06_retrieval"}.get(notebook, "02_concepts")
     last = ran.stderr.strip().splitlines()[-1]
     assert re.fullmatch(rf"error: {notebook} stopped: notebook {notebook} needs .*; run {needed} first.*", last), (
         ran.stderr
@@ -163,7 +166,7 @@ def test_a_changed_parameter_upstream_is_told_to_the_notebook_that_depends_on_it
     [
         (["-p", "oti_stesp=5"], "unknown parameter oti_stesp in -p; did you mean oti_steps"),
         (["-p", "oti_steps=many"], "oti_steps in -p is 'many', a str, but must be of type int"),
-        (["--only", "05_fti4cir"], "there is no notebook 05_fti4cir; there are 01_phrases, 02_concepts"),
+        (["--only", "05_pic2word"], "there is no notebook 05_pic2word; there are 01_phrases, 02_concepts"),
         (["--from", "oti"], "there is no notebook oti; there are"),
         (
             ["--only", "07_results", "-p", "oti_steps=5"],
@@ -178,6 +181,27 @@ def test_the_command_refuses_bad_input_before_anything_runs(world, tmp_path, arg
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"error: {sentence}") and len(ran.stderr.strip().splitlines()) == 1
     assert not (folder / "data").exists() and not list(folder.glob("reports/*/*"))
+
+
+def test_without_fti4cir_its_notebook_and_captions_are_not_needed(project, world, tmp_path):
+    folder, _ = project
+    shutil.copytree(folder, tmp_path / "project")
+    changes = ["-p", "methods=[Image-only, SEARLE]", "-p", f"captions_file={tmp_path / 'gone.json'}"]
+    ran = command(tmp_path / "project", "run", "params/quick.yaml", "--from", "05_fti4cir", *changes)
+    assert ran.returncode == 0, ran.stderr
+    assert "05_fti4cir" in ran.stdout and "left out, since methods does not hold FTI4CIR" in ran.stdout
+    table = pd.read_csv(tmp_path / "project" / "reports" / "quick" / "results.csv")
+    assert set(table["method"]) == {"Image-only", "SEARLE"}
+
+
+def test_a_checkpoint_chosen_on_a_split_is_not_reported_there(project, tmp_path):
+    folder, _ = project
+    shutil.copytree(folder, tmp_path / "project")
+    chosen = ["run", "params/quick.yaml", "--from", "05_fti4cir", "-p", "fti_checkpoint=cirr"]
+    ran = command(tmp_path / "project", *chosen)
+    assert ran.returncode == 0, ran.stderr
+    table = pd.read_csv(tmp_path / "project" / "reports" / "quick" / "results.csv")
+    assert set(table[table["method"] == "FTI4CIR"]["dataset"]) == {"FashionIQ", "CIRCO"}
 
 
 def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
@@ -199,7 +223,7 @@ def test_the_project_is_found_from_the_notebooks_folder(project, monkeypatch):
 
 def test_notebooks_are_committed_as_a_reader_wants_them():
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    assert [path.stem[:2] for path in paths] == ["01", "02", "03", "04", "06", "07"]
+    assert [path.stem[:2] for path in paths] == ["01", "02", "03", "04", "05", "06", "07"]
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         assert notebook.metadata.kernelspec.name == "python3"
@@ -228,7 +252,7 @@ def browser():
         launched.close()
 
 
-PAGES = ["index", "01_phrases", "02_concepts", "03_oti", "04_phi", "06_retrieval", "07_results"]
+PAGES = ["index", "01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -261,7 +285,7 @@ def test_the_index_links_every_page_and_file(project, browser):
     page = browser.new_page()
     page.goto(f"file://{folder}/reports/quick/index.html")
     links = page.eval_on_selector_all("a", "links => links.map(a => a.href)")
-    assert len(links) == 6 + 2 + 15
+    assert len(links) == 7 + 3 + 18
     assert all(Path(link.removeprefix("file://").replace("%2B", "+")).is_file() for link in links)
     page.close()
 

@@ -96,6 +96,18 @@ def statement(concept: str, specimen: Specimen, random: np.random.Generator) -> 
     return f"a photo of {concept} that {_joined([_clause(specimen, n, random) for n in names], random)}"
 
 
+def description(specimen: Specimen, random: np.random.Generator) -> tuple[str, str]:
+    """A caption cut behind its first noun, as FTI4CIR's training wants it: subject and attribute, neither empty."""
+    spoken = set(_mentioned(specimen, random))
+    adjectives, tail = _adjectives(specimen, spoken), _tail(specimen, spoken, random)
+    if not tail:
+        tail = [_pick(random, PLACES[specimen.setting])] if isinstance(specimen, Scene) else ["on a plain ground"]
+    count = specimen.count if isinstance(specimen, Scene) and "count" in spoken else 1
+    noun = specimen.kind if count == 1 else plural(specimen.kind)
+    words = " ".join([*adjectives, noun])
+    return a(words) if count == 1 else f"{NUMBERS[count]} {words}", " ".join(tail)
+
+
 def relative_caption(
     reference: Specimen, target: Specimen, random: np.random.Generator, most: int, names: Sequence[str] = ()
 ) -> str:
@@ -125,26 +137,7 @@ def _mentioned(specimen: Specimen, random: np.random.Generator) -> list[str]:
 
 
 def _noun_phrase(specimen: Specimen, noun: str, spoken: set[str], random: np.random.Generator) -> str:
-    adjectives = [str(getattr(specimen, n)) for n in ("size", "length", "colour", "texture", "pattern") if n in spoken]
-    if "sleeves" in spoken and specimen.sleeves == "sleeveless":
-        adjectives.insert(0, "sleeveless")
-    tail = []
-    if "sleeves" in spoken and specimen.sleeves != "sleeveless":
-        tail.append(f"with {specimen.sleeves} sleeves")
-    if "neckline" in spoken:
-        tail.append(
-            {"round": "with a round neck", "v-neck": "with a v neck", "collar": "with a collar"}[specimen.neckline]
-        )
-    if "belt" in spoken:
-        tail.append("with a belt" if specimen.belt else "without a belt")
-    if "companion" in spoken:
-        tail.append(
-            _pick(random, ("next to", "beside", "with")) + f" {a(specimen.companion)}"
-            if specimen.companion
-            else "on its own"
-        )
-    if "setting" in spoken:
-        tail.append(_pick(random, PLACES[specimen.setting]))
+    adjectives, tail = _adjectives(specimen, spoken), _tail(specimen, spoken, random)
     count = specimen.count if "count" in spoken else 1
     words = " ".join([*adjectives, noun if count == 1 else plural(noun)])
     if count > 1:
@@ -152,6 +145,31 @@ def _noun_phrase(specimen: Specimen, noun: str, spoken: set[str], random: np.ran
     elif random.random() < 0.7:
         words = a(words)
     return " ".join((words, *tail))
+
+
+def _adjectives(specimen: Specimen, spoken: set[str]) -> list[str]:
+    adjectives = [str(getattr(specimen, n)) for n in ("size", "length", "colour", "texture", "pattern") if n in spoken]
+    bare = "sleeves" in spoken and specimen.sleeves == "sleeveless"
+    return ["sleeveless", *adjectives] if bare else adjectives
+
+
+def _tail(specimen: Specimen, spoken: set[str], random: np.random.Generator) -> list[str]:
+    """What stands behind the noun: sleeves, neck, belt, a second thing, the place."""
+    tail = []
+    if "sleeves" in spoken and specimen.sleeves != "sleeveless":
+        tail.append(f"with {specimen.sleeves} sleeves")
+    if "neckline" in spoken:
+        necks = {"round": "with a round neck", "v-neck": "with a v neck", "collar": "with a collar"}
+        tail.append(necks[specimen.neckline])
+    if "belt" in spoken:
+        tail.append("with a belt" if specimen.belt else "without a belt")
+    if "companion" in spoken and specimen.companion:
+        tail.append(_pick(random, ("next to", "beside", "with")) + f" {a(specimen.companion)}")
+    elif "companion" in spoken:
+        tail.append("on its own")
+    if "setting" in spoken:
+        tail.append(_pick(random, PLACES[specimen.setting]))
+    return tail
 
 
 def _clause(specimen: Specimen, name: str, random: np.random.Generator) -> str:

@@ -278,6 +278,12 @@ def _imagenet(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specime
     random = _random(seed, "imagenet")
     names = [f"ILSVRC2012_test_{i + 1:08d}.JPEG" for i in range(sizes.imagenet)]
     specimens = [random_garment(random) if i % 2 else random_scene(random) for i in range(sizes.imagenet)]
+    said = [grammar.description(specimen, random) for specimen in specimens]
+    captions = [
+        {"img_id": Path(name).stem.rsplit("_", 1)[-1], "subject": subject, "attribute": attribute}
+        for name, (subject, attribute) in zip(names, said, strict=True)
+    ]
+    _write(folder / "blip_pairs.json", captions)
     return [(folder / "test" / name, specimen) for name, specimen in zip(names, specimens, strict=True)]
 
 

@@ -1,0 +1,238 @@
+"""FTI4CIR held to per-image loops written out here: the choice of attributes, the sentences, the training."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from searle_lib import benchmarks, captions, composers, fti4cir, fti_prompts, fti_training, patches
+from searle_lib.artefacts import Store
+from searle_lib.backbone import encode_images, encode_patches
+from searle_lib.captions import Captions
+from searle_lib.fti4cir import MOST, Fti4Cir, Words
+from searle_lib.fti_training import Settings
+
+FAST = Settings(epochs=3, batch_size=4, learning_rate=1e-3, drop_epoch=2)
+
+
+def select_one(slots, embedding):
+    """The published selection for one image, step by step."""
+    scores = torch.softmax(slots @ embedding, dim=0)
+    count = min(max(sum(float(s) > 0.05 for s in scores), 1), 12)
+    order = sorted(range(24), key=lambda k: (-float(scores[k]), k))[:12]
+    return sorted(order[:count]) + order[count:], count
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5, 3.0, 40.0])
+def test_selection_equals_a_loop_over_images(spread):
+    """From uniform scores (all tied, r = 1) over many above the threshold (r = 12) to a single one (r = 1)."""
+    random = torch.Generator().manual_seed(int(spread * 100))
+    slots = torch.rand(60, 24, 16, generator=random)
+    slots[:, 5] = slots[:, 11]  # ties within an image
+    embeddings = torch.randn(60, 16, generator=random) * spread
+    kept, counts, _ = fti4cir.select(slots, embeddings)
+    for row in range(60):
+        expected, count = select_one(slots[row], embeddings[row])
+        assert (kept[row].tolist(), int(counts[row])) == (expected, count)
+
+
+def test_selection_reaches_one_and_twelve_attributes():
+    """Fourteen equal slots above the threshold are capped at twelve; one far above all others is alone."""
+    slots = torch.zeros(2, 24, 1)
+    slots[0, :14] = 3.0
+    slots[1, 7] = 30.0
+    _, counts, _ = fti4cir.select(slots, torch.ones(2, 1))
+    assert counts.tolist() == [12, 1]
+
+
+def random_words(clip, counts, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    n = len(counts)
+    return Words(
+        torch.randn(n, clip.width, generator=random),
+        torch.randn(n, MOST, clip.width, generator=random),
+        torch.tensor(counts),
+        torch.zeros(n, MOST, clip.dimension),
+        torch.zeros(n, MOST, dtype=torch.int64),
+        torch.zeros(n, 24),
+    )
+
+
+def read_one(clip, text, replacements):
+    """One text through all 77 positions of CLIP's own tower, token embeddings replaced place by place."""
+    import clip as openai
+
+    ids = openai.tokenize([text], truncate=True)
+    x = clip.model.token_embedding(ids)
+    for place, word in replacements.items():
+        x[0, place] = word
+    x = (x + clip.model.positional_embedding).permute(1, 0, 2)
+    x = clip.model.ln_final(clip.model.transformer(x).permute(1, 0, 2))
+    return x[0, ids.argmax()] @ clip.model.text_projection
+
+
+COUNTS = [1, 12, 3, 7]
+SUBJECTS = ["a man", "two small cats", "a very large blue striped house", "the"]
+ATTRIBUTES = ["riding a wave", "", "on the beach next to a boat", "sky is blue"]
+
+
+def test_sentences_with_words_equal_a_loop_over_images(tiny):
+    words = random_words(tiny, COUNTS)
+    known = Captions(tuple("abcd"), tuple(SUBJECTS), tuple(ATTRIBUTES))
+    sentences = fti_training.sentences_of(tiny, known)
+    whole = fti_prompts.whole_sentence(tiny, words)
+    subject = fti_prompts.subject_with(tiny, sentences.attributes, words)
+    attribute = fti_prompts.attributes_of(tiny, sentences.subjects, words)
+    for row, r in enumerate(COUNTS):
+        stars = " ".join("*" * r)
+        many = {6 + j: words.attributes[row, j] for j in range(r)}
+        expected = read_one(tiny, f"a photo of * with {stars}", {4: words.subject[row]} | many)
+        assert_close(whole[row], expected, atol=1e-5, rtol=1e-5)
+        expected = read_one(tiny, f"a photo of * with {ATTRIBUTES[row]}", {4: words.subject[row]})
+        assert_close(subject[row], expected, atol=1e-5, rtol=1e-5)
+        start = 5 + len(SUBJECTS[row].split())  # start-of-text, "a photo of", the subject, "with"
+        behind = {start + j: words.attributes[row, j] for j in range(r)}
+        expected = read_one(tiny, f"a photo of {SUBJECTS[row]} with {stars}", behind)
+        assert_close(attribute[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_star_in_a_modification_is_not_taken_for_a_pseudo_word(tiny):
+    words = random_words(tiny, [2])
+    text = "a photo of * with * * but is a * on it"
+    replaced = {4: words.subject[0], 6: words.attributes[0, 0], 7: words.attributes[0, 1]}
+    got = fti_prompts.query(tiny, words, ["is a * on it"])[0]
+    assert_close(got, read_one(tiny, text, replaced), atol=1e-5, rtol=1e-5)
+
+
+def test_a_modification_of_sixty_words_is_cut_at_the_end(tiny):
+    words = random_words(tiny, [12])
+    got = fti_prompts.query(tiny, words, ["blue " * 80])
+    assert got.shape == (1, tiny.dimension) and torch.isfinite(got).all()
+
+
+def test_a_subject_of_sixty_words_leaves_no_room_and_is_named(tiny):
+    known = Captions(("a",), ("small " * 60 + "cat",), ("on a chair",))
+    with pytest.raises(ValueError, match=r"text 'a photo of small .* has 66 tokens, .* no room for 12 attribute words"):
+        fti_training.sentences_of(tiny, known)
+
+
+def test_an_attribute_of_eighty_words_is_cut_as_the_authors_do(tiny):
+    known = Captions(("a",), ("a cat",), ("on a chair " * 40,))
+    assert fti_training.sentences_of(tiny, known).attributes.ids.shape == (1, 77)
+
+
+@pytest.fixture(scope="module")
+def captioned(world):
+    """Ten pictures of the world and their captions."""
+    table = benchmarks.imagenet(world).head(10)
+    known = captions.read(world / "ImageNet1K" / "blip_pairs.json", list(benchmarks.imagenet(world)["image"]))
+    return table, Captions(known.ids[:10], known.subjects[:10], known.attributes[:10])
+
+
+@pytest.fixture
+def trained(tiny, captioned):
+    """Trains on them in a store below a folder."""
+    table, known = captioned
+
+    def train(folder, settings=FAST, **options):
+        return fti_training.train(Store(folder), tiny, table, "targetpad", known, settings, **options)
+
+    return train
+
+
+def test_training_lowers_the_loss_and_logs_every_term_by_step_and_epoch(trained, tmp_path):
+    made = trained(tmp_path, dataclasses.replace(FAST, epochs=30, drop_epoch=25, dropout=0.0))
+    totals = (
+        made.log["contrastive"]
+        + made.log["orthogonality"]
+        + 1.4 * made.log[["subject", "attribute", "whole"]].sum(axis=1)
+    )
+    assert totals.iloc[-1] < totals.iloc[0] - 0.3
+    import pandas as pd
+
+    steps = pd.read_csv(next(tmp_path.glob("fti4cir-*")) / fti_training.STEPS)
+    assert list(steps.columns) == [*fti_training.TERMS, "attributes", "epoch"] and len(steps) == 30 * 2
+    assert steps[steps["epoch"] == 3]["whole"].mean() == pytest.approx(made.log["whole"][2])
+
+
+def test_training_is_the_same_twice_and_after_an_interruption(trained, tmp_path):
+    whole, again = (trained(tmp_path / name) for name in ("whole", "again"))
+    assert whole.log.equals(again.log)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", on_epoch=stop)
+    seen = []
+    resumed = trained(tmp_path / "cut", on_epoch=seen.append)
+    assert [row["epoch"] for row in seen] == [3]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    files = [next((tmp_path / name).glob("fti4cir-*/steps.csv")).read_text() for name in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("term", fti_training.TERMS)
+def test_an_ablation_leaves_its_term_out_of_the_loss(term):
+    terms = {name: torch.tensor(float(2**place)) for place, name in enumerate(fti_training.TERMS)}
+    full = fti_training.total(terms, Settings())
+    weight = 1.0 if term in ("contrastive", "orthogonality") else 1.4
+    assert_close(full - fti_training.total(terms, Settings(without=term)), weight * terms[term])
+
+
+def test_the_best_epoch_on_a_split_is_found_in_the_log(trained, tmp_path):
+    scores = iter([10.0, 30.0, 20.0])
+    asked = fti_training.Validation(lambda model: {"CIRR R@5": next(scores)}, "asked")
+    made = trained(tmp_path, validation=asked, checkpoint="cirr")
+    assert made.epoch == 2 and made.key.endswith("/2")
+    with pytest.raises(ValueError, match="fti_checkpoint is circo, but no epoch was validated on it; add"):
+        trained(tmp_path, validation=asked, checkpoint="circo")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"without": "everything"}, "fti_without is everything; it must be empty or one of contrastive"),
+        ({"batch_size": 11}, "fti_batch_size is 11 but 10 images have captions; lower it"),
+    ],
+)
+def test_bad_settings_are_refused(trained, tmp_path, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        trained(tmp_path, dataclasses.replace(FAST, **change))
+    with pytest.raises(ValueError, match=r"fti_checkpoint is 9; .* the epochs that are kept are 1, 2, 3"):
+        trained(tmp_path, checkpoint="9")
+
+
+def test_one_visual_pass_gives_clips_embedding_and_its_last_tokens(tiny):
+    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    caught = []
+    hook = tiny.model.visual.transformer.register_forward_hook(lambda m, i, output: caught.append(output))
+    expected = encode_images(tiny, pixels)
+    hook.remove()
+    embeddings, tokens = encode_patches(tiny, pixels)
+    assert_close(embeddings, expected, atol=1e-5, rtol=1e-5)
+    assert_close(tokens, caught[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_is_a_distribution_over_patches(tiny):
+    model = Fti4Cir(16, 32).eval()
+    shares = model.attention(torch.randn(2, 17, 32))
+    assert shares.shape == (2, 24, 17)
+    assert_close(shares.sum(-1), torch.ones(2, 24))
+
+
+def test_queries_of_both_captions_are_averaged_with_the_references_own_words(tiny):
+    words = random_words(tiny, COUNTS)
+    found = patches.ImageWords(tuple("abcd"), words, "random")
+    composer = composers.Fti4CirQueries(composers.Sources(tiny, None, image_words=found))
+    queries = composer.compose(["c", "a"], [["is blue and long", "long and is blue"], ["is red"]])
+    one = words[torch.tensor([2])]
+    parts = [
+        F.normalize(fti_prompts.query(tiny, one, [text]), dim=-1) for text in ("is blue and long", "long and is blue")
+    ]
+    assert_close(queries[0], F.normalize(sum(parts), dim=-1)[0], atol=1e-5, rtol=1e-5)
+    assert_close(queries.norm(dim=-1), torch.ones(2))

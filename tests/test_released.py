@@ -1,0 +1,76 @@
+"""The authors' pickled module is read without running anything that it names."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from searle_lib import released
+from searle_lib.fti4cir import Fti4Cir
+
+SAVE = """
+import sys, types, torch
+from torch import nn
+from searle_lib.fti4cir import Fti4Cir
+torch.manual_seed(0)
+module = types.ModuleType("i2t_model")
+class IMG2TEXT(Fti4Cir):
+    pass
+IMG2TEXT.__module__ = "i2t_model"
+module.IMG2TEXT = IMG2TEXT
+sys.modules["i2t_model"] = module
+import searle_lib.distillation, searle_lib.fti4cir
+renamed = [(searle_lib.distillation, "Phi", "i2t_model")]
+renamed += [(searle_lib.fti4cir, n, "MHTransformer") for n in ("_Transformer", "_Layer", "_Attention", "_Mlp")]
+for owner, name, home in renamed:
+    kind = getattr(owner, name)
+    kind.__module__ = home
+    sys.modules.setdefault(home, types.ModuleType(home))
+    setattr(sys.modules[home], name, kind)
+model = IMG2TEXT(16, 32)
+model.num_k, model.epsilon, model.temperature = 24, 0.05, 0.2
+torch.save(model, sys.argv[1])
+torch.save(model.state_dict(), sys.argv[2])
+"""
+
+
+def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
+    """Saved in another process, under the authors' module names, which this one does not have."""
+    files = [str(tmp_path / name) for name in ("model_60.pth", "state.pt")]
+    subprocess.run([sys.executable, "-c", SAVE, *files], check=True)
+    weights = released.read_module(tmp_path / "model_60.pth")
+    expected = torch.load(files[1], weights_only=True)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    Fti4Cir(16, 32).load_state_dict(weights)
+
+
+class Runs:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    torch.save({"weights": torch.zeros(2), "trap": Runs(tmp_path / "trapped")}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad.pth is not a module .* safe to read: it names .*open, which is neither"):
+        released.read_module(tmp_path / "bad.pth")
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a pickle"])
+def test_a_file_that_is_no_module_is_refused(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.pth is not a module saved by torch that is safe to read"):
+        released.read_module(tmp_path / "x.pth")
+
+
+def test_a_file_without_a_module_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds no tensors; is it the released model"):
+        released.read_module(tmp_path / "list.pth")
