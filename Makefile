@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 PARAMS ?= params/mini.yaml
 BIN := .venv/bin
 
-.PHONY: help study test lab report lint world lock
+.PHONY: help study test lab report bench lint world lock
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ lab: .venv/made ## open the notebooks in JupyterLab
 
 report: .venv/made ## render 07_results again from what the study has left
 	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results
+
+bench: .venv/made ## measure FTI4CIR's training step against a plain rendering of it (minutes)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m benchmarks.fti_step
 
 lint: .venv/made ## check style and formatting, notebooks included, and that no notebook holds outputs
 	$(BIN)/ruff check .

@@ -110,11 +110,11 @@ class Fti4CirQueries:
         owners = torch.tensor([row for row, of_one in enumerate(sentences) for _ in of_one])
         texts = [sentence for of_one in sentences for sentence in of_one]
         words = self.image_words.of([references[row] for row in owners.tolist()])
-        parts = []
+        features, parts = [], self.image_words.parts
         for rows in torch.arange(len(texts)).split(BATCH):
             some = Words(*(value[rows].to(self.backbone.device) for value in vars(words).values()))
-            parts.append(fti_prompts.query(self.backbone, some, [texts[row] for row in rows.tolist()]).cpu())
-        return _averaged(torch.cat(parts), owners, len(sentences))
+            features.append(fti_prompts.query(self.backbone, some, [texts[row] for row in rows.tolist()], parts).cpu())
+        return _averaged(torch.cat(features), owners, len(sentences))
 
 
 METHODS: dict[str, Callable[[Sources], Composer]] = {

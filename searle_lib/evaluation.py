@@ -100,6 +100,7 @@ def fti_validation(
     preprocess: str,
     batch_size: int,
     workers: int,
+    parts: str = "both",
 ) -> Validation:
     """What FTI4CIR's training asks: metrics on CIRR val and CIRCO val, in percent, where they are in the study."""
     asked = [benchmark for name in ("cirr/val", "circo/val") for benchmark in splits.get(name, [])]
@@ -108,7 +109,7 @@ def fti_validation(
         found = {}
         for benchmark in asked:
             table = benchmarks.reference_table([benchmark])
-            words = patches.words_by(backbone, model, table, preprocess, batch_size, workers)
+            words = patches.words_by(backbone, model, table, preprocess, batch_size, workers, parts)
             composer = Fti4CirQueries(Sources(backbone, galleries[benchmark.images], image_words=words))
             rankings = compare(benchmark, galleries[benchmark.images], _queries(benchmark, composer))
             title = benchmark.protocol.title

@@ -5,7 +5,7 @@ knows; so the placeholders are laid out there, and no step waits for the host.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ STAR = 265  # CLIP's token id of "*" as a word of its own
 END = 49407
 SUBJECT_AT = 4  # start-of-text, "a photo of", then the subject's placeholder
 ATTRIBUTES_AT = 6  # behind the subject's placeholder and "with"
-WHOLE = "a photo of * with"
+WHOLE = {"both": "a photo of * with", "subject": "a photo of *", "attributes": "a photo of"}  # by the words in use
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def prefixes(texts: Sequence[str]) -> Prefixes:
     return Prefixes(tokens.ids, tokens.ends)
 
 
-def whole_sentence(backbone: Backbone, words: Words) -> Tensor:
-    """Features [N, d] of "a photo of * with * * *": subject and attribute words."""
+def whole_sentence(backbone: Backbone, words: Words, parts: str = "both") -> Tensor:
+    """Features [N, d] of "a photo of * with * * *": subject and attribute words, or an ablation's part of them."""
     count = len(words.subject)
-    start = prefixes([WHOLE])
+    start = prefixes([WHOLE[parts]])
     every = Prefixes(start.ids.expand(count, -1), start.lengths.expand(count))
-    return _continued(backbone, every, words, with_subject=True)
+    return _continued(backbone, every, _used(words, parts), with_subject=parts != "attributes")
 
 
 def attributes_of(backbone: Backbone, subjects: Prefixes, words: Words) -> Tensor:
@@ -64,17 +64,24 @@ def subject_with(backbone: Backbone, attributes: Tokens, words: Words) -> Tensor
     return encode_embedded(backbone, _with_subject(backbone.model.token_embedding(ids), words.subject), ends)
 
 
-def query(backbone: Backbone, words: Words, modifications: Sequence[str]) -> Tensor:
+def query(backbone: Backbone, words: Words, modifications: Sequence[str], parts: str = "both") -> Tensor:
     """Features [N, d], not normalised, of "a photo of * with * * * but {modification}"."""
+    words = _used(words, parts)
     texts = [
-        f"{WHOLE} {'* ' * count}but {modification}"
+        f"{WHOLE[parts]} {'* ' * count}but {modification}"
         for count, modification in zip(words.counts.tolist(), modifications, strict=True)
     ]
     tokens = tokenize(texts)
     ids, ends = tokens.ids.to(backbone.device), tokens.ends.to(backbone.device)
-    embedded = _with_subject(backbone.model.token_embedding(ids), words.subject)
-    starts = torch.full_like(ends, ATTRIBUTES_AT)
+    embedded = backbone.model.token_embedding(ids)
+    embedded = embedded if parts == "attributes" else _with_subject(embedded, words.subject)
+    starts = torch.full_like(ends, SUBJECT_AT if parts == "attributes" else ATTRIBUTES_AT)
     return encode_embedded(backbone, _with_attributes(embedded, words, starts), ends)
+
+
+def _used(words: Words, parts: str) -> Words:
+    """The words, with no attributes counted where an ablation uses the subject alone."""
+    return replace(words, counts=torch.zeros_like(words.counts)) if parts == "subject" else words
 
 
 def _continued(backbone: Backbone, start: Prefixes, words: Words, with_subject: bool) -> Tensor:

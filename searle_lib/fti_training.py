@@ -24,6 +24,11 @@ from searle_lib.distillation import Validation, contrastive_loss
 from searle_lib.fti4cir import Fti4Cir, Words, orthogonality_loss
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
+UNUSED = {
+    "both": (),
+    "subject": ("orthogonality", "attribute"),
+    "attributes": ("subject",),
+}  # terms without their words
 STEPS = "steps.csv"
 CHOSEN_ON = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # checkpoints that are an epoch's best, by what metric
 
@@ -40,6 +45,7 @@ class Settings:
     dropout: float = 0.5
     temperature: float = 0.20
     lambda_regularisation: float = 1.4
+    words: str = "both"  # an ablation: subject or attributes alone
     without: str = ""  # an ablation: one of TERMS to leave out
     validate_every: int = 1
     save_every: int = 1
@@ -84,14 +90,16 @@ def sentences_of(backbone: Backbone, captions: Captions) -> Sentences:
 
 
 def losses(
-    backbone: Backbone, words: Words, images: Tensor, sentences: Sentences, temperature: float
+    backbone: Backbone, words: Words, images: Tensor, sentences: Sentences, temperature: float, parts: str = "both"
 ) -> dict[str, Tensor]:
     """Every loss term: contrastive and orthogonality, and three that compare sentences to the caption's.
+
+    With the subject or the attributes alone, "whole" is the sentence of those, as are the queries.
 
     images [N, d] are unit embeddings. Source: fti4cir.md, section 3.
     """
     real = sentences.features.to(images.device)
-    whole = fti_prompts.whole_sentence(backbone, words)
+    whole = fti_prompts.whole_sentence(backbone, words, parts)
     subject = fti_prompts.subject_with(backbone, sentences.attributes, words)
     attribute = fti_prompts.attributes_of(backbone, sentences.subjects, words)
     return {
@@ -106,7 +114,8 @@ def losses(
 def total(terms: dict[str, Tensor], settings: Settings) -> Tensor:
     """contrastive + orthogonality + lambda times the three caption terms, less what an ablation leaves out."""
     weights = dict.fromkeys(TERMS, settings.lambda_regularisation) | {"contrastive": 1.0, "orthogonality": 1.0}
-    return sum(weights[name] * terms[name] for name in TERMS if name != settings.without)
+    out = {settings.without, *UNUSED[settings.words]}
+    return sum(weights[name] * terms[name] for name in TERMS if name not in out)
 
 
 def train(
@@ -128,6 +137,8 @@ def train(
     that is kept, or a key of CHOSEN_ON. A cut-off training goes on from its last finished epoch.
     Raises ValueError for a checkpoint that is not kept, an unknown ablation, and fewer images than a batch.
     """
+    if settings.words not in UNUSED:
+        raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
     if settings.without and settings.without not in TERMS:
         raise ValueError(f"fti_without is {settings.without}; it must be empty or one of {', '.join(TERMS)}.")
     if len(captions.ids) < settings.batch_size:
@@ -214,7 +225,9 @@ class _Training:
         with self.backbone.autocast():
             words = self.model(embeddings, self.patches[rows].to(device))
         images = F.normalize(embeddings, dim=-1)
-        terms = losses(self.backbone, words, images, self.sentences[rows], self.settings.temperature)
+        terms = losses(
+            self.backbone, words, images, self.sentences[rows], self.settings.temperature, self.settings.words
+        )
         (total(terms, self.settings) * scale).backward()
         for parameter in self.model.parameters():
             if parameter.grad is not None:

@@ -18,6 +18,7 @@ CHOICES = {  # of a value, or of each element of a list
     "preprocess": ("targetpad", "clip"),
     "precision": ("float32", "bfloat16", "float16"),
     "datasets": ("fashioniq", "cirr", "circo"),
+    "fti_words": ("both", "subject", "attributes"),
     "fti_without": ("", "contrastive", "orthogonality", "subject", "attribute", "whole"),
     "caption_split": ("reference", "sane"),
     "methods": ("Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI", "FTI4CIR"),

@@ -39,6 +39,7 @@ class ImageWords:
     ids: tuple[str, ...]
     words: Words
     key: str
+    parts: str = "both"  # which of them queries use: an ablation takes the subject or the attributes alone
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -81,6 +82,7 @@ def words_of(
     preprocess: str,
     batch_size: int,
     workers: int,
+    parts: str = "both",
 ) -> ImageWords:
     """The words that a network, for which the key `network` stands, gives the images of a table; kept in the store.
 
@@ -94,12 +96,18 @@ def words_of(
 
     what = f"FTI4CIR's words of {name} for {backbone.name}"
     kept = store.keep(f"fti-words/{name.replace('/', '-')}", facts, make, "05_fti4cir", what)
-    return ImageWords(tuple(table["image"]), Words(**load_file(kept.folder / "words.safetensors")), kept.key)
+    return ImageWords(tuple(table["image"]), Words(**load_file(kept.folder / "words.safetensors")), kept.key, parts)
 
 
 @torch.no_grad()
 def words_by(
-    backbone: Backbone, model: Fti4Cir, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
+    backbone: Backbone,
+    model: Fti4Cir,
+    table: pd.DataFrame,
+    preprocess: str,
+    batch_size: int,
+    workers: int,
+    parts: str = "both",
 ) -> ImageWords:
     """The words that a network gives the images of a table, computed now."""
     parts = []
@@ -107,7 +115,7 @@ def words_by(
         words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
         parts.append({field: value.cpu() for field, value in vars(words).items()})
     together = Words(**{field: torch.cat([part[field] for part in parts]) for field in parts[0]})
-    return ImageWords(tuple(table["image"]), together, "")
+    return ImageWords(tuple(table["image"]), together, "", parts)
 
 
 def facts_of(backbone: Backbone, table: pd.DataFrame, preprocess: str) -> dict:

@@ -98,6 +98,18 @@ def test_sentences_with_words_equal_a_loop_over_images(tiny):
         assert_close(attribute[row], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts", ["subject", "attributes"])
+def test_an_ablation_reads_its_words_alone(tiny, parts):
+    words = random_words(tiny, COUNTS)
+    whole = fti_prompts.whole_sentence(tiny, words, parts)
+    queries = fti_prompts.query(tiny, words, ["is blue"] * 4, parts)
+    for row, r in enumerate(COUNTS):
+        text = "a photo of *" if parts == "subject" else f"a photo of {' '.join('*' * r)}"
+        placed = {4: words.subject[row]} if parts == "subject" else {4 + j: words.attributes[row, j] for j in range(r)}
+        assert_close(whole[row], read_one(tiny, text, placed), atol=1e-5, rtol=1e-5)
+        assert_close(queries[row], read_one(tiny, f"{text} but is blue", placed), atol=1e-5, rtol=1e-5)
+
+
 def test_a_star_in_a_modification_is_not_taken_for_a_pseudo_word(tiny):
     words = random_words(tiny, [2])
     text = "a photo of * with * * but is a * on it"
@@ -197,6 +209,7 @@ def test_the_best_epoch_on_a_split_is_found_in_the_log(trained, tmp_path):
     ("change", "sentence"),
     [
         ({"without": "everything"}, "fti_without is everything; it must be empty or one of contrastive"),
+        ({"words": "none"}, "fti_words is none; it must be both or subject or attributes"),
         ({"batch_size": 11}, "fti_batch_size is 11 but 10 images have captions; lower it"),
     ],
 )

@@ -79,6 +79,7 @@ def test_choices_are_those_that_the_library_knows():
         "preprocess": images.PREPROCESSINGS,
         "precision": backbone.PRECISIONS,
         "datasets": benchmarks.PROTOCOLS,
+        "fti_words": tuple(fti_training.UNUSED),
         "fti_without": ("", *fti_training.TERMS),
         "caption_split": captions.SPLITS,
         "methods": composers.METHODS,
