@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from searle_lib import images
@@ -17,6 +18,7 @@ from searle_lib.artefacts import digest, write_json
 SPLITS = ("reference", "sane")
 PROMPT = "a picture of"
 BLIP_RESOLUTION = 384
+CHUNK = 1000  # images between savings
 Tag = Callable[[str], list[tuple[str, str]]]  # a sentence's tokens with their coarse parts of speech
 
 
@@ -96,6 +98,42 @@ def split(caption: str, tag: Tag, how: str) -> tuple[str, str] | None:
     if subject == attribute or (how == "sane" and not attribute.strip()):
         return None
     return subject, attribute
+
+
+def make(
+    path: Path | str,
+    table: pd.DataFrame,
+    blip_model: str,
+    how: str = "reference",
+    device: str = "cpu",
+    batch_size: int = 16,
+    workers: int = 2,
+    tag: Tag | None = None,
+) -> Path:
+    """The caption file of the images of a table (columns image and path), written by BLIP unless it is there.
+
+    Captions are kept every CHUNK images beside the file, so a cut-off run goes on. `tag` is spaCy's unless given.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    tag = tag or spacy_tagger()
+    aside = path.with_name(path.name + ".captions.json")
+    done = json.loads(aside.read_text()) if aside.exists() else {}
+    left = table[~table["image"].isin(list(done))]
+    model, processor = load_blip(blip_model, device)
+    for start in range(0, len(left), CHUNK):
+        some = left[start : start + CHUNK]
+        written = describe(model, processor, [Path(p) for p in some["path"]], batch_size, workers)
+        done |= dict(zip(some["image"], written, strict=True))
+        write_json(aside, done)
+    parts = {image: split(done[image], tag, how) for image in table["image"]}
+    rows = [(image, *part) for image, part in parts.items() if part]
+    if not rows:
+        raise ValueError(f"{blip_model} wrote no caption of four words or more; is it a captioning model?")
+    write(path, Captions(*map(tuple, zip(*rows, strict=True))))
+    aside.unlink()
+    return path
 
 
 def spacy_tagger(model: str = "en_core_web_sm") -> Tag:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from searle_lib import checkpoints, fti_prompts, patches, randomness
-from searle_lib.artefacts import Store
+from searle_lib import checkpoints, fti_prompts, patches, randomness, released
+from searle_lib.artefacts import Store, file_sha256
 from searle_lib.backbone import Backbone, Tokens, encode_texts, tokenize
 from searle_lib.captions import Captions
 from searle_lib.distillation import Validation, contrastive_loss
@@ -166,6 +166,33 @@ def train(
     model = Fti4Cir(backbone.dimension, backbone.model.visual.conv1.out_channels, settings.dropout)
     model.load_state_dict(load_file(kept.folder / f"fti-{epoch:03d}.safetensors"))
     return Trained(model.eval().requires_grad_(False).to(backbone.device), log, f"{kept.key}/{epoch}", epoch)
+
+
+def from_released(store: Store, backbone: Backbone, path: str) -> Trained:
+    """The authors' released network, read safely from their pickle and kept in our format from then on.
+
+    Raises ValueError when the file is not safe to read or holds a network for another backbone.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
+    model = Fti4Cir(backbone.dimension, backbone.model.visual.conv1.out_channels)
+
+    def make(folder: Path) -> None:
+        weights = {name: value.float() for name, value in released.read_module(source).items()}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as problem:
+            said = " ".join(str(problem).split())[:200]
+            raise ValueError(
+                f"fti_weights {path} does not fit {backbone.name}: {said}; use its own backbone."
+            ) from problem
+        checkpoints.save_weights(weights, folder / "fti.safetensors")
+
+    facts = {"sha256": file_sha256(source), "clip": backbone.sha256}
+    kept = store.keep("fti4cir-released", facts, make, "05_fti4cir", f"FTI4CIR's network of {path}")
+    model.load_state_dict(load_file(kept.folder / "fti.safetensors"))
+    return Trained(model.eval().requires_grad_(False).to(backbone.device), pd.DataFrame(), kept.key, 0)
 
 
 def _epoch(checkpoint: str, log: pd.DataFrame, settings: Settings) -> int:

@@ -99,6 +99,14 @@ def words_of(
     return ImageWords(tuple(table["image"]), Words(**load_file(kept.folder / "words.safetensors")), kept.key, parts)
 
 
+def look(
+    backbone: Backbone, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
+) -> tuple[Tensor, Tensor]:
+    """Embeddings [N, d] and patch tokens [N, P, w] of the images of a table, computed now."""
+    parts = list(_batches(backbone, table, preprocess, batch_size, workers))
+    return torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts])
+
+
 @torch.no_grad()
 def words_by(
     backbone: Backbone,
@@ -110,11 +118,11 @@ def words_by(
     parts: str = "both",
 ) -> ImageWords:
     """The words that a network gives the images of a table, computed now."""
-    parts = []
+    found = []
     for embeddings, tokens in _batches(backbone, table, preprocess, batch_size, workers):
         words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
-        parts.append({field: value.cpu() for field, value in vars(words).items()})
-    together = Words(**{field: torch.cat([part[field] for part in parts]) for field in parts[0]})
+        found.append({field: value.cpu() for field, value in vars(words).items()})
+    together = Words(**{field: torch.cat([part[field] for part in found]) for field in found[0]})
     return ImageWords(tuple(table["image"]), together, "", parts)
 
 

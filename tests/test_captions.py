@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -137,6 +138,37 @@ def test_blip_describes_pictures_through_transformers(blip, tmp_path):
     apart = [captions.describe(model, processor, [path], batch_size=1)[0] for path in paths]
     assert together == apart
     assert all(text and not text.startswith("a picture of") for text in together)
+
+
+def test_a_caption_file_is_made_once_and_goes_on_where_it_stopped(blip, tmp_path, monkeypatch):
+    table = pd.DataFrame({"image": [f"ILSVRC2012_test_0000000{i}" for i in range(4)]})
+    table["path"] = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for i, path in enumerate(table["path"]):
+        Image.effect_noise((60, 60), 50 + 30 * i).convert("RGB").save(path)
+    monkeypatch.setattr(captions, "CHUNK", 2)
+    described = []
+    describe = captions.describe
+
+    def watched(model, processor, paths, *more):
+        described.extend(paths)
+        if len(described) == 4 and not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            raise KeyboardInterrupt
+        return describe(model, processor, paths, *more)
+
+    monkeypatch.setattr(captions, "describe", watched)
+    everything_is_a_noun = lambda text: [(word, "NOUN") for word in text.split()]  # noqa: E731
+    arguments = (tmp_path / "pairs.json", table, str(blip), "reference", "cpu", 2, 1, everything_is_a_noun)
+    with pytest.raises(KeyboardInterrupt):
+        captions.make(*arguments)
+    described.clear()
+    captions.make(*arguments)
+    assert [path.name for path in described] == ["2.png", "3.png"]
+    found = captions.read(tmp_path / "pairs.json", list(table["image"]))
+    assert set(found.ids) <= set(table["image"]) and all(len(subject.split()) == 1 for subject in found.subjects)
+    described.clear()
+    captions.make(*arguments)
+    assert not described and not (tmp_path / "pairs.json.captions.json").exists()
 
 
 def test_a_folder_without_blip_is_refused(tmp_path):
