@@ -1,4 +1,4 @@
-"""The loaders on the real benchmarks' annotations, where a folder with them is at hand (REAL_DATA or ../shared/data)."""
+"""The loaders on the real benchmarks' annotations, where they are at hand (REAL_DATA, or ../shared/data)."""
 
 import json
 import os
