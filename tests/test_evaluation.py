@@ -15,6 +15,23 @@ from searle_lib.backbone import encode_texts
 from searle_lib.composers import Sources
 from searle_lib.distillation import Distilled, Phi
 from searle_lib.embeddings import Embeddings, images_fingerprint
+from searle_lib.fti4cir import Words
+from searle_lib.patches import ImageWords
+
+
+def random_image_words(ids, width):
+    """FTI4CIR's words of images at random, one to twelve attributes each."""
+    n = len(ids)
+    counts = torch.arange(n) % 12 + 1
+    words = Words(
+        torch.randn(n, width),
+        torch.randn(n, 12, width),
+        counts,
+        torch.zeros(n, 12, 1),
+        torch.zeros(n, 12, dtype=torch.int64),
+        torch.zeros(n, 24),
+    )
+    return ImageWords(ids, words, "random")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +46,7 @@ def study(world, tiny, tmp_path_factory):
     for name, loaded in splits.items():
         images = embeddings.of_references(name, loaded, galleries)
         tokens = Embeddings(name, images.ids, torch.randn(len(images.ids), tiny.width), "random")
-        made[name] = Sources(tiny, images, tokens, distilled)
+        made[name] = Sources(tiny, images, tokens, distilled, random_image_words(images.ids, tiny.width))
     return store, splits, galleries, made
 
 

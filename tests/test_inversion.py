@@ -21,7 +21,7 @@ from searle_lib.embeddings import Embeddings
 from searle_lib.inversion import Settings
 
 NAMES = ("Star", "Boat", "Gown", "Tree")
-FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.5)
+FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.8)
 
 
 def problem(clip, images=5):

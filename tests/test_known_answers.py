@@ -20,7 +20,7 @@ def fti_model(known_answers):
     return model
 
 
-def close(actual, expected):
+def assert_near(actual, expected):
     assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -35,32 +35,32 @@ def test_known_answers_token_ids(known_answers):
 def test_known_answers_spliced_features(known_answers, batch_size):
     words = known_answers.expected["pseudo_words"]
     features = encode_texts(known_answers.backbone, known_answers.inputs["texts"], batch_size, words)
-    close(features, known_answers.expected["spliced_features"])
+    assert_near(features, known_answers.expected["spliced_features"])
 
 
 @pytest.mark.parametrize("name", ["targetpad", "clip"])
 def test_known_answers_preprocessing(known_answers, name):
     key = {"targetpad": "targetpad", "clip": "clip_preprocess"}[name]
     pixels = torch.stack([images.to_pixels(images.read(path), 32, name) for path in known_answers.images])
-    close(pixels, known_answers.expected[key])
+    assert_near(pixels, known_answers.expected[key])
 
 
 def test_known_answers_image_features(known_answers):
     features = encode_images(known_answers.backbone, known_answers.expected["targetpad"])
-    close(features, known_answers.expected["image_features"])
+    assert_near(features, known_answers.expected["image_features"])
 
 
 def test_known_answers_contrastive_loss(known_answers):
     a, b = known_answers.expected["nce_a"], known_answers.expected["nce_b"]
     for temperature, key in ((0.25, "nce_025"), (0.20, "nce_020")):
         loss = distillation.contrastive_loss(F.normalize(a, dim=-1), F.normalize(b, dim=-1), temperature)
-        close(loss, known_answers.expected[key])
+        assert_near(loss, known_answers.expected[key])
 
 
 def test_known_answers_phi(known_answers):
     phi = distillation.Phi(64, 64).eval()
     phi.load_state_dict(known_answers.phi)
-    close(phi(known_answers.expected["image_features"]), known_answers.expected["phi_out"])
+    assert_near(phi(known_answers.expected["image_features"]), known_answers.expected["phi_out"])
 
 
 def test_known_answers_oti_losses_and_gradient(known_answers):
@@ -74,15 +74,15 @@ def test_known_answers_oti_losses_and_gradient(known_answers):
     cos, gpt = inversion.losses(backbone, words, targets, templates, phrases, plain)
     loss = inversion.total(cos, gpt, inversion.Settings()).mean()
     loss.backward()
-    close(cos.mean(), expected["oti_cos_loss"])
-    close(gpt.mean(), expected["oti_gpt_loss"])
-    close(loss, expected["oti_loss"])
-    close(words.grad, expected["oti_grad"])
+    assert_near(cos.mean(), expected["oti_cos_loss"])
+    assert_near(gpt.mean(), expected["oti_gpt_loss"])
+    assert_near(loss, expected["oti_loss"])
+    assert_near(words.grad, expected["oti_grad"])
 
 
 def test_known_answers_concepts(known_answers):
     embeddings = concepts.concept_embeddings(known_answers.backbone, tuple(known_answers.inputs["vocabulary"]))
-    close(embeddings, known_answers.expected["concept_embeddings"])
+    assert_near(embeddings, known_answers.expected["concept_embeddings"])
     unit = F.normalize(known_answers.expected["image_features"], dim=-1)
     assert torch.equal(top_k(unit, embeddings, 8), known_answers.expected["concept_ranking"])
 
@@ -90,21 +90,21 @@ def test_known_answers_concepts(known_answers):
 def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(known_answers):
     backbone, texts = known_answers.backbone, known_answers.inputs["texts"]
     full = backbone.model.encode_text(known_answers.expected["token_ids"].long())  # CLIP's own 77 positions
-    close(encode_text(backbone, tokenize(texts)), full)
+    assert_near(encode_text(backbone, tokenize(texts)), full)
 
 
 def test_known_answers_fti_network_and_query(known_answers):
     expected, model = known_answers.expected, fti_model(known_answers)
     embeddings, patches = encode_patches(known_answers.backbone, expected["targetpad"])
-    close(embeddings, expected["image_features"])
-    close(patches, expected["fti_patch_features"])
+    assert_near(embeddings, expected["image_features"])
+    assert_near(patches, expected["fti_patch_features"])
     words = model(embeddings, patches)
     assert words.counts.tolist() == expected["fti_counts"].tolist()
-    close(words.latent, expected["fti_attributes"])
-    close(words.subject, expected["fti_subject"])
-    close(words.attributes, expected["fti_attribute_words"])
+    assert_near(words.latent, expected["fti_attributes"])
+    assert_near(words.subject, expected["fti_subject"])
+    assert_near(words.attributes, expected["fti_attribute_words"])
     modifications = known_answers.inputs["fti_modifications"]
-    close(fti_prompts.query(known_answers.backbone, words, modifications), expected["fti_query"])
+    assert_near(fti_prompts.query(known_answers.backbone, words, modifications), expected["fti_query"])
 
 
 def test_known_answers_fti_losses(known_answers):
@@ -114,10 +114,10 @@ def test_known_answers_fti_losses(known_answers):
     sentences = fti_training.sentences_of(clip, captions)
     images = F.normalize(expected["image_features"], dim=-1)
     terms = fti_training.losses(clip, words, images, sentences, 0.20)
-    close(terms["contrastive"], expected["fti_contrastive"])
-    close(terms["orthogonality"], expected["fti_orthogonal"])
-    close(terms["subject"] + terms["attribute"] + terms["whole"], expected["fti_regularisation"])
-    close(fti_training.total(terms, fti_training.Settings()), expected["fti_total_loss"])
+    assert_near(terms["contrastive"], expected["fti_contrastive"])
+    assert_near(terms["orthogonality"], expected["fti_orthogonal"])
+    assert_near(terms["subject"] + terms["attribute"] + terms["whole"], expected["fti_regularisation"])
+    assert_near(fti_training.total(terms, fti_training.Settings()), expected["fti_total_loss"])
 
 
 def test_known_answers_compact_copy_is_small():

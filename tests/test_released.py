@@ -58,7 +58,7 @@ def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path
     assert again.key == first.key
     monkeypatch.undo()
     subprocess.run([sys.executable, "-c", SAVE, str(tmp_path / "small.pth"), str(tmp_path / "state.pt")], check=True)
-    with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip .*; use its own backbone"):
+    with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip: .*; use its own backbone"):
         fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
     with pytest.raises(FileNotFoundError, match=r"fti_weights .*gone.pth does not exist; correct fti_weights"):
         fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "gone.pth"))
