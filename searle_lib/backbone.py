@@ -55,6 +55,11 @@ class Backbone:
         return self.model.text_projection.shape[1]
 
     @property
+    def patch_width(self) -> int:
+        """Width of a patch token."""
+        return self.model.visual.conv1.out_channels
+
+    @property
     def resolution(self) -> int:
         """Side of the square input image in pixels."""
         return self.model.visual.input_resolution

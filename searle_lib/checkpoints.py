@@ -37,7 +37,7 @@ def resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
             state["state"].setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict(state)
     module.load_state_dict({n.removeprefix("module."): v for n, v in saved.items() if n.startswith("module.")})
-    return epoch, pd.read_csv(folder / LOG, float_precision="round_trip").head(epoch).to_dict("records")
+    return epoch, pd.read_csv(folder / LOG).head(epoch).to_dict("records")
 
 
 def finish(folder: Path) -> None:

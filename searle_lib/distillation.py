@@ -105,6 +105,7 @@ def distil(
     epoch = checkpoints.kept_epoch("phi", checkpoint, settings.epochs, settings.save_every)
     facts = asdict(settings) | {"images": images.key, "tokens": tokens.key, "concepts": concepts.key}
     facts |= {"phrases": phrases.key, "precision": backbone.precision, "validation": validation.key}
+    facts["clip"] = backbone.sha256
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
@@ -142,7 +143,7 @@ class _Training:
         self.images = images.vectors.to(backbone.device)
         self.tokens = F.normalize(tokens.of(images.ids), dim=-1).to(backbone.device)
         self.keys = randomness.keys(settings.seed, "phi", images.ids)
-        self.pools = [bank.rows_of(concepts, row, settings.top_k) for row in range(len(images.ids))]
+        self.choices = bank.choices(concepts, range(len(images.ids)), settings.top_k)
         torch.manual_seed(settings.seed)
         self.phi = Phi(backbone.dimension, backbone.width, settings.dropout).to(backbone.device)
         self.optimizer = torch.optim.AdamW(
@@ -186,11 +187,7 @@ class _Training:
     def _phrase_draws(self) -> Tensor:
         """A phrase row [N] for each image in this epoch: a concept drawn uniformly, then one of its phrases."""
         concept, phrase = randomness.uniform(self.keys, 2 * self.epoch, 2).T
-        chosen = []
-        for pool, c, p in zip(self.pools, concept, phrase, strict=True):
-            rows = pool[int(c * len(pool))]
-            chosen.append(rows[int(p * len(rows))])
-        return torch.tensor(chosen)
+        return torch.from_numpy(self.choices.of_one(concept, phrase))
 
     def _save(self) -> None:
         if self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs:

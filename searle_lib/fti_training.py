@@ -163,7 +163,7 @@ def train(
     kept = store.keep("fti4cir", facts, make, "05_fti4cir", f"FTI4CIR's network for {backbone.name}")
     log = pd.read_csv(kept.folder / checkpoints.LOG)
     epoch = _epoch(checkpoint, log, settings)
-    model = Fti4Cir(backbone.dimension, backbone.model.visual.conv1.out_channels, settings.dropout)
+    model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout)
     model.load_state_dict(load_file(kept.folder / f"fti-{epoch:03d}.safetensors"))
     return Trained(model.eval().requires_grad_(False).to(backbone.device), log, f"{kept.key}/{epoch}", epoch)
 
@@ -176,7 +176,7 @@ def from_released(store: Store, backbone: Backbone, path: str) -> Trained:
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
-    model = Fti4Cir(backbone.dimension, backbone.model.visual.conv1.out_channels)
+    model = Fti4Cir(backbone.dimension, backbone.patch_width)
 
     def make(folder: Path) -> None:
         weights = {name: value.float() for name, value in released.read_module(source).items()}
@@ -213,14 +213,14 @@ class _Training:
         self.embeddings, self.patches = embeddings, patches
         self.sentences = sentences_of(backbone, captions)
         torch.manual_seed(settings.seed)
-        self.model = Fti4Cir(backbone.dimension, patches.shape[-1], settings.dropout).to(backbone.device)
+        self.model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.epoch, self.log = checkpoints.resume(folder, self.model, self.optimizer)
         self.steps = pd.DataFrame()
         if self.epoch:
-            steps = pd.read_csv(folder / STEPS, float_precision="round_trip")
+            steps = pd.read_csv(folder / STEPS)
             self.steps = steps[steps["epoch"] <= self.epoch]
 
     def run_epoch(self, validation: Validation) -> dict[str, float]:

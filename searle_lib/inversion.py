@@ -65,7 +65,7 @@ def invert(
     Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result.
     """
     facts = asdict(settings) | {"images": images.key, "concepts": concepts.key, "phrases": phrases.key}
-    facts["precision"] = backbone.precision
+    facts |= {"clip": backbone.sha256, "precision": backbone.precision}
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
@@ -99,7 +99,8 @@ def optimise(
     targets = F.normalize(images.vectors[rows.start : rows.stop], dim=-1).to(backbone.device)
     templates = tokenize([template.format(SLOT) for template in TEMPLATES])
     which_template = torch.from_numpy(randomness.integers(keys, 0, settings.steps, len(TEMPLATES)))  # [B, steps]
-    which_phrase = torch.from_numpy(_phrase_draws(bank, concepts, rows, keys, settings))  # [B, steps]
+    draws = randomness.uniform(keys, settings.steps, settings.steps)
+    which_phrase = torch.from_numpy(bank.choices(concepts, rows, settings.top_k).of_all(draws))  # [B, steps]
     optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     kept, history = set(_kept_steps(settings.steps)), []
     for step in range(settings.steps):
@@ -134,16 +135,6 @@ def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:
     """The weighted mean of both losses, by image."""
     weight = settings.lambda_cos + settings.lambda_gpt
     return (settings.lambda_cos * cos + settings.lambda_gpt * gpt) / weight
-
-
-def _phrase_draws(
-    bank: PhraseBank, concepts: Concepts, rows: range, keys: np.ndarray, settings: Settings
-) -> np.ndarray:
-    """Phrase rows [B, steps], each drawn uniformly from all phrases of the image's concepts."""
-    pools = [np.concatenate(bank.rows_of(concepts, row, settings.top_k)) for row in rows]
-    sizes = np.array([len(pool) for pool in pools])
-    draws = randomness.integers(keys, settings.steps, settings.steps, sizes)
-    return np.stack([pool[draw] for pool, draw in zip(pools, draws, strict=True)])
 
 
 def _kept_steps(steps: int) -> list[int]:

@@ -18,17 +18,18 @@ from searle_lib.artefacts import Store
 from searle_lib.backbone import Backbone, encode_patches
 from searle_lib.embeddings import images_fingerprint
 from searle_lib.fti4cir import Fti4Cir, Words
+from searle_lib.shards import Rows
 
 SHARD = 512
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Of each image its embedding [N, d] and its patch tokens [N, P, w], class token first."""
+    """Of each image its embedding [N, d] and its patch tokens [N, P, w], class token first; both stay on disk."""
 
     ids: tuple[str, ...]
-    embeddings: Tensor
-    tokens: Tensor
+    embeddings: Rows
+    tokens: Rows
     key: str
 
 
@@ -54,7 +55,10 @@ def encode(
     store: Store, backbone: Backbone, name: str, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
 ) -> Patches:
     """Embeddings and patch tokens of the images of a table, kept in the store (in half precision where the towers
-    run in it); notebook 05_fti4cir makes them."""
+    run in it); notebook 05_fti4cir makes them.
+
+    100,000 images of ViT-L/14 take 53 GB in half precision, so nothing ever holds all of them in memory.
+    """
     facts = facts_of(backbone, table, preprocess)
     kind = torch.float32 if backbone.precision == "float32" else torch.float16
 
@@ -63,12 +67,10 @@ def encode(
         return {"embeddings": torch.cat([e for e, _ in parts]), "tokens": torch.cat([t.to(kind) for _, t in parts])}
 
     def make(folder: Path) -> None:
-        made = shards.run(folder / "shards", len(table), SHARD, work, desc=f"patches of {name}")
-        save_file(made, folder / "patches.safetensors")
-        shards.clear(folder / "shards")
+        shards.write(folder, len(table), SHARD, work, desc=f"patches of {name}")
 
     kept = store.keep(f"patches/{name.replace('/', '-')}", facts, make, "05_fti4cir", f"patch tokens of {name}")
-    there = load_file(kept.folder / "patches.safetensors")
+    there = shards.mapped(kept.folder)
     return Patches(tuple(table["image"]), there["embeddings"], there["tokens"], kept.key)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from searle_lib import benchmarks, composers, embeddings, evaluation, submissions
+from searle_lib import annotations, benchmarks, composers, embeddings, evaluation, submissions
 from searle_lib.artefacts import Missing, Store
 from searle_lib.backbone import encode_texts
 from searle_lib.composers import Sources
@@ -213,7 +213,7 @@ def test_an_image_that_was_never_encoded_is_named(study):
 
 
 def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch):
-    table = benchmarks.imagenet(world)
+    table = annotations.imagenet(world)
     first = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=5)
     monkeypatch.setattr(embeddings, "encode_images", None)
     again = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=7)
@@ -221,7 +221,7 @@ def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch
 
 
 def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing(world, tiny, tmp_path):
-    table = benchmarks.imagenet(world).head(4).copy()
+    table = annotations.imagenet(world).head(4).copy()
     broken = tmp_path / "broken.JPEG"
     broken.write_bytes(Path(table["path"][2]).read_bytes()[:700])
     table.loc[2, "path"] = str(broken)

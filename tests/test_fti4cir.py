@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from searle_lib import benchmarks, captions, composers, fti4cir, fti_prompts, fti_training, patches
+from searle_lib import annotations, captions, composers, fti4cir, fti_prompts, fti_training, patches
 from searle_lib.artefacts import Store
 from searle_lib.backbone import encode_images, encode_patches
 from searle_lib.captions import Captions
@@ -138,8 +138,8 @@ def test_an_attribute_of_eighty_words_is_cut_as_the_authors_do(tiny):
 @pytest.fixture(scope="module")
 def captioned(world):
     """Ten pictures of the world and their captions."""
-    table = benchmarks.imagenet(world).head(10)
-    known = captions.read(world / "ImageNet1K" / "blip_pairs.json", list(benchmarks.imagenet(world)["image"]))
+    table = annotations.imagenet(world).head(10)
+    known = captions.read(world / "ImageNet1K" / "blip_pairs.json", list(annotations.imagenet(world)["image"]))
     return table, Captions(known.ids[:10], known.subjects[:10], known.attributes[:10])
 
 

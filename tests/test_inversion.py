@@ -96,12 +96,35 @@ def test_the_loss_falls_and_the_word_comes_to_mean_the_picture(tiny, tmp_path):
     assert history["cos"].iloc[-1] < history["cos"].iloc[0] / 2
 
 
-def test_phrases_are_drawn_from_usable_concepts_only(tiny, tmp_path):
-    images, concepts, written = problem(tiny)
+def pools_one_by_one(concepts, written, row, top_k):
+    """Phrase rows of an image's usable concepts, a list a concept, as the published loop gathers them."""
+    names = list(dict.fromkeys(concepts.names[i].strip() for i in concepts.rows[row].tolist()))[:top_k]
+    usable = [written.row_of[n] for n in names if n not in written.without_their_concept]
+    return [list(range(written.starts[i], written.starts[i + 1])) for i in usable]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4, 6])
+def test_phrases_are_drawn_as_the_published_loop_gathers_and_draws_them(tiny, tmp_path, top_k):
+    random = np.random.default_rng(7)
+    names = ("Star", "Tree", "Star ", "Gown", "Boat", "Cat")  # one twice, but for a blank
+    table = [(n, f"a photo of {n} that is {i}") for n, many in (("Star", 3), ("Tree", 1), ("Boat", 5), ("Cat", 2))
+             for i in range(many)] + [("Gown", "a photo of a dress")]  # fmt: skip
+    written = phrases.from_table(pd.DataFrame(table, columns=["concept", "phrase"]))
+    rows = torch.from_numpy(np.stack([random.permutation(6) for _ in range(40)]))
+    rows = rows[(rows[:, 0] != 3)]  # an image with Gown alone has no usable concept
+    concepts = Concepts(tuple(f"image-{i}" for i in range(len(rows))), rows, names, "key")
     bank = phrase_bank.prepare(Store(tmp_path), tiny, written)
-    drawn = [bank.rows_of(concepts, row, 4) for row in range(len(images.ids))]
-    unusable = set(range(written.starts[2], written.starts[3]))
-    assert all(not unusable & set(np.concatenate(rows)) and len(rows) == 3 for rows in drawn)
+    pools = [pools_one_by_one(concepts, written, row, top_k) for row in range(len(rows))]
+    draws = random.uniform(size=(len(rows), 30))
+    choices = bank.choices(concepts, range(len(rows)), top_k)
+    joined = [[row for of_concept in pool for row in of_concept] for pool in pools]
+    expected = [[pool[int(draw * len(pool))] for draw in of_one] for pool, of_one in zip(joined, draws, strict=True)]
+    assert choices.of_all(draws).tolist() == expected
+    concept, phrase = draws[:, 0], draws[:, 1]
+    one = [p[int(c * len(p))] for p, c in zip(pools, concept, strict=True)]
+    assert choices.of_one(concept, phrase).tolist() == [p[int(d * len(p))] for p, d in zip(one, phrase, strict=True)]
+    part = bank.choices(concepts, range(5, 9), top_k)
+    assert part.of_all(draws[5:9]).tolist() == expected[5:9]
 
 
 def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
@@ -112,7 +135,7 @@ def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
         (bank.first, "a photo of $ that is next to a Star"),
         (bank.every, "a photo of $ that is next to a $"),
     ):
-        assert tokens[[twice]].ids.tolist() == tokenize([text]).ids.tolist()
+        assert tokens[torch.tensor([twice])].ids.tolist() == tokenize([text]).ids.tolist()
 
 
 def test_an_image_without_a_usable_concept_is_named(tiny, tmp_path):

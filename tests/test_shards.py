@@ -31,3 +31,13 @@ def test_a_cut_off_run_goes_on_with_another_shard_size_and_computes_nothing_twic
     made = shards.run(tmp_path, 10, 4, work)
     assert asked == list(range(3, 10))
     assert made["square"].tolist() == [i**2 for i in range(10)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_shards_that_stay_on_disk_give_any_rows_in_any_order(tmp_path, size):
+    shards.write(tmp_path, 10, size, squares)
+    there = shards.mapped(tmp_path)
+    rows = torch.tensor([7, 0, 9, 7, 3])
+    assert there["square"][rows].tolist() == [49, 0, 81, 49, 9]
+    assert there["row"][rows].tolist() == [[7], [0], [9], [7], [3]]
+    assert len(there["row"]) == 10 and len(there["row"][rows[:0]]) == 0

@@ -1,0 +1,126 @@
+"""Which images can be read: every one decoded once, the verdict kept, and what follows for a study with gaps.
+
+FashionIQ's links rot, so that only part of its images can still be had. With `missing_images: error` the first image
+that is missing or broken ends the work; with `report` it leaves the gallery, and with it every query that names it as
+reference, ground truth or member of its group.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searle_lib import images, shards
+from searle_lib.artefacts import Store
+from searle_lib.benchmarks import Benchmark, images_of
+
+POLICIES = ("error", "report")
+GOOD, MISSING, BROKEN = range(3)
+SHARD = 4096
+
+
+def verdicts(store: Store, name: str, table: pd.DataFrame, workers: int = 2) -> Tensor:
+    """GOOD, MISSING or BROKEN [N] uint8 for each image of a table with columns image and path, kept in the store.
+
+    Every image is decoded once; one that has changed since in size or time makes the verdict void.
+    """
+    paths = [Path(path) for path in table["path"]]
+
+    def work(first: int, end: int) -> dict[str, Tensor]:
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            found = list(pool.map(_verdict, paths[first:end]))
+        return {"verdicts": torch.tensor(found, dtype=torch.uint8)}
+
+    def make(folder: Path) -> None:
+        found = shards.run(folder / "shards", len(paths), SHARD, work, desc=f"reading {name}")
+        save_file(found, folder / "verdicts.safetensors")
+        shards.clear(folder / "shards")
+
+    kept = store.keep(f"verdicts/{name.replace('/', '-')}", {"files": _files_fingerprint(paths)}, make)
+    return load_file(kept.folder / "verdicts.safetensors")["verdicts"]
+
+
+def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int = 2) -> pd.DataFrame:
+    """The table of images, with policy "report" without those that cannot be read.
+
+    Raises ValueError when none is left.
+    """
+    if policy == "error":
+        return table
+    good = table[(verdicts(store, name, table, workers) == GOOD).numpy()]
+    if good.empty:
+        raise ValueError(f"none of the {len(table):,} images of {name} can be read (first: {table['path'].iloc[0]}).")
+    return good.reset_index(drop=True)
+
+
+def only(store: Store, splits: dict[str, list[Benchmark]], policy: str, workers: int = 2) -> dict[str, list[Benchmark]]:
+    """The benchmarks, with policy "report" without images that cannot be read and the queries that name one.
+
+    Raises ValueError when a benchmark loses all its queries.
+    """
+    return {name: [_only(store, b, policy, workers) for b in loaded] for name, loaded in splits.items()}
+
+
+def counts(splits: dict[str, list[Benchmark]]) -> pd.DataFrame:
+    """How much of each benchmark is there: "n of N" queries and gallery images."""
+    rows = {
+        benchmark.name: [
+            f"{len(part):,} of {whole:,}"
+            for part, whole in zip((benchmark.queries, benchmark.gallery), benchmark.whole, strict=True)
+        ]
+        for loaded in splits.values()
+        for benchmark in loaded
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["queries", "gallery images"])
+
+
+def reasons(table: pd.DataFrame, found: Tensor, most: int) -> list[str]:
+    """Sentences on the first `most` images that cannot be read, each with its remedy."""
+    said = []
+    for path in table["path"][(found != GOOD).numpy()].head(most):
+        try:
+            images.read(Path(path))
+        except (FileNotFoundError, ValueError) as problem:
+            said.append(str(problem))
+    return said
+
+
+def _only(store: Store, benchmark: Benchmark, policy: str, workers: int) -> Benchmark:
+    gallery = of(store, benchmark.images, benchmark.gallery, policy, workers)
+    if len(gallery) == len(benchmark.gallery):
+        return benchmark
+    there = set(gallery["image"])
+    whole = [there.issuperset(named) for named in images_of(benchmark.queries)]
+    if not any(whole):
+        raise ValueError(
+            f"not one query of {benchmark.name} has all its images ({len(gallery):,} of {len(benchmark.gallery):,} can "
+            "be read); download more of them, or leave the data set out of datasets."
+        )
+    return replace(benchmark, gallery=gallery, queries=benchmark.queries[whole].reset_index(drop=True))
+
+
+def _verdict(path: Path) -> int:
+    try:
+        images.read(path)
+    except FileNotFoundError:
+        return MISSING
+    except ValueError:
+        return BROKEN
+    return GOOD
+
+
+def _files_fingerprint(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            there = path.stat()
+            total.update(f"{path.name}\t{there.st_size}\t{there.st_mtime_ns}\n".encode())
+        except FileNotFoundError:
+            total.update(f"{path.name}\n".encode())
+    return total.hexdigest()[:16]
