@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-FORMAT = 1  # part of every hash; raise it when what a stage writes changes its meaning
+FORMAT = 2  # part of every hash; raise it when what a stage writes changes its meaning
 
 
 class Missing(RuntimeError):

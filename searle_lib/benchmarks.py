@@ -106,6 +106,11 @@ class Benchmark:
         return name_of(self.dataset, self.split, self.category)
 
     @property
+    def there(self) -> tuple[int, int]:
+        """How many of its queries and gallery images are in the study."""
+        return len(self.queries), len(self.gallery)
+
+    @property
     def key(self) -> str:
         """Stands for the queries and the gallery's ids, in order."""
         return digest([self.queries.to_dict("records"), list(self.gallery["image"])])

@@ -45,7 +45,7 @@ def read(path: Path | str, images: Sequence[str], how: str = "reference") -> Cap
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"caption file {path} does not exist; make it from BLIP, or correct captions.")
+        raise FileNotFoundError(f"caption file {path} does not exist; make it from BLIP, or correct captions_file.")
     full = {image.rsplit("_", 1)[-1]: image for image in images}
     known = set(images)
     rows = []
@@ -151,12 +151,13 @@ def spacy_tagger(model: str = "en_core_web_sm") -> Tag:
 
 
 def load_blip(name: str, device: str = "cpu"):
-    """BLIP and its processor, by folder or hub name. Raises ValueError in one sentence."""
+    """BLIP and its processor, by folder or hub name, "@revision" behind it. Raises ValueError in one sentence."""
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
+    folder, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     try:
-        processor = BlipProcessor.from_pretrained(name)
-        model = BlipForConditionalGeneration.from_pretrained(name)
+        processor = BlipProcessor.from_pretrained(folder, revision=revision or "main")
+        model = BlipForConditionalGeneration.from_pretrained(folder, revision=revision or "main")
     except (OSError, ValueError, KeyError) as problem:
         raise ValueError(
             f"blip_model {name} is neither a folder with BLIP nor one that the hub gives "

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib.artefacts import Store, digest
+from searle_lib import authors, plan
+from searle_lib.artefacts import Store, digest, file_sha256
 from searle_lib.backbone import Backbone, encode_texts
 from searle_lib.embeddings import Embeddings
 from searle_lib.retrieval import top_k
@@ -97,9 +98,22 @@ def concept_embeddings(backbone: Backbone, names: tuple[str, ...], batch_size: i
 
 
 def associate(
-    store: Store, backbone: Backbone, images: Embeddings, vocabulary: Vocabulary, depth: int, batch_size: int = 512
+    store: Store,
+    backbone: Backbone,
+    images: Embeddings,
+    vocabulary: Vocabulary,
+    depth: int,
+    given: str = "",
+    batch_size: int = 512,
 ) -> Concepts:
-    """The `depth` nearest concepts of every image, kept in the store; notebook 02_concepts makes them."""
+    """The `depth` nearest concepts of every image, kept in the store; notebook 02_concepts makes them.
+
+    `given` is a folder of the authors' concept files (similar_concepts); image lists that it has are not computed.
+    """
+    file = plan.given_concepts(given, images.name)
+    if file:
+        names, rows = authors.read_concepts(file, images.ids)
+        return Concepts(images.ids, rows[:, :depth], names, digest([file_sha256(file), list(images.ids), depth]))
     facts = {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
     what = f"concepts of {images.name} for {backbone.name}"
 

@@ -16,13 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from searle_lib import checkpoints, phrase_bank, randomness
-from searle_lib.artefacts import Store
+from searle_lib import authors, checkpoints, downloads, phrase_bank, randomness
+from searle_lib.artefacts import Store, file_sha256
 from searle_lib.backbone import Backbone, encode_text
 from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import PhraseBank
 from searle_lib.phrases import Phrases
+
+RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md, section 4)
+    f"SEARLE_{name}": f"https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_{name}.pt"
+    for name in ("ViT-B32", "ViT-L14")
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,31 @@ def distil(
     phi.load_state_dict(load_file(file))
     log = pd.read_csv(kept.folder / checkpoints.LOG)
     return Distilled(phi.eval().to(backbone.device), log, f"{kept.key}/{file.stem}")
+
+
+def pretrained(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
+    """A φ that is there: a file in the authors' form, or a name of RELEASES, which is fetched once.
+
+    Raises ValueError, in one sentence, when it is neither, is not safe to read or belongs to another CLIP, and
+    ConnectionError when it cannot be fetched.
+    """
+    path = Path(checkpoint)
+    if checkpoint in RELEASES:
+        path = downloads.fetch(RELEASES[checkpoint], downloads.cache() / f"{checkpoint}.pt")
+    elif not path.is_file():
+        raise ValueError(
+            f"phi_checkpoint {checkpoint} is neither last, an epoch, a file, nor one of {', '.join(RELEASES)}; "
+            "correct phi_checkpoint."
+        )
+
+    def make(folder: Path) -> None:
+        checkpoints.save_weights(authors.read_phi(path, backbone.dimension, backbone.width), folder / "phi.safetensors")
+
+    facts = {"sha256": file_sha256(path), "clip": backbone.sha256}
+    kept = store.keep("phi-given", facts, make, what=f"φ of {checkpoint}")
+    phi = Phi(backbone.dimension, backbone.width)
+    phi.load_state_dict(load_file(kept.folder / "phi.safetensors"))
+    return Distilled(phi.eval().requires_grad_(False).to(backbone.device), pd.DataFrame(), kept.key)
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:

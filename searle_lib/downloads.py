@@ -10,6 +10,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from searle_lib.artefacts import file_sha256, write_json, written_aside
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 16  # bytes, of which a reset connection loses one at most
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache() -> Path:
+    """The folder of what is fetched for all studies."""
+    return Path("~/.cache/searle").expanduser()
 
 
 def fetch(url: str, path: Path, sha256: str = "") -> Path:
@@ -74,11 +80,10 @@ def _fetch_anew(url: str, path: Path, published: str) -> None:
         _compare(f"{path.name} from {url}", file_sha256(part), published, _pin(path), remedy)
     except ValueError:
         part.unlink()
-        raise
-    else:
-        os.replace(part, path)
-    finally:
         origin.unlink()
+        raise
+    os.replace(part, path)
+    origin.unlink()
 
 
 def _download(url: str, path: Path, part: Path, origin: Path) -> None:
@@ -88,12 +93,12 @@ def _download(url: str, path: Path, part: Path, origin: Path) -> None:
     if have and have == known["size"]:  # killed between the last byte and the renaming
         return
     answer = _ask(url, path, have, known.get("validator", ""))
-    if answer.status == 416 and known["size"] is None and answer.headers["Content-Range"] == f"bytes */{have}":
-        answer.close()
-        return
-    if answer.status == 416 or (answer.status == 206 and not _continues(answer, have, known)):
+    if have and answer.status in (206, 416) and not _continues(answer, have, known):
         answer.close()
         answer = _ask(url, path, 0, "")
+    if answer.status == 416:
+        answer.close()
+        return
     if answer.status == 206:
         size = _number(answer.headers["Content-Range"].rpartition("/")[2])
     else:
@@ -105,21 +110,24 @@ def _download(url: str, path: Path, part: Path, origin: Path) -> None:
                 part.unlink(missing_ok=True)  # before its origin changes, lest its bytes be taken for the new file's
                 write_json(origin, {"url": url, "validator": _validator(answer), "size": size})
             with part.open("ab") as file:
-                while chunk := answer.read(CHUNK):
+                for chunk in _chunks(answer):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (OSError, HTTPException) as problem:
-        reason = _reason(problem)
-        if isinstance(problem, OSError) and problem.errno in FULL:
-            came = part.stat().st_size if part.exists() else 0
-            needed = f"{size - came:,} more bytes of {size:,}" if size else f"more than the {came:,} bytes that came"
-            remedy = "make room and run again, it goes on from there"
-            raise OSError(f"{path.parent} is full, {path.name} needs {needed}; {remedy}.") from problem
+    except ConnectionError as problem:
+        reason = str(problem)
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        came = part.stat().st_size if part.exists() else 0
+        needed = f"{size - came:,} more bytes of {size:,}" if size else f"more than the {came:,} bytes that came"
+        remedy = "make room and run again, it goes on from there"
+        raise OSError(f"{path.parent} is full, {path.name} needs {needed}; {remedy}.") from problem
     came = part.stat().st_size
-    if came != size and (size or reason):  # without a size, no error means that the server said the end
-        total, reason = f"{size:,}" if size else "unknown", reason or "the connection ended"
+    if came != size and (reason or size is not None):  # without a size, the server says itself where the end is
+        of = "an unknown number of" if size is None else f"{size:,}"
         raise ConnectionError(
-            f"{path.name} came to {came:,} of {total} bytes ({reason}); run again, it goes on from there."
+            f"{path.name} came to {came:,} of {of} bytes ({reason or 'the connection ended'}); run again, it goes on "
+            "from there."
         )
 
 
@@ -148,11 +156,24 @@ def _ask(url: str, path: Path, have: int, validator: str) -> HTTPResponse | urll
     )
 
 
-def _continues(answer: HTTPResponse, have: int, known: dict) -> bool:
-    """Whether a 206 is the rest of the file that we have the start of; some servers ignore If-Range."""
-    there = answer.headers["Content-Range"] or ""
-    size = there.rpartition("/")[2] if known["size"] is None else known["size"]
-    return there.startswith(f"bytes {have}-") and there.endswith(f"/{size}") and _validator(answer) == known["validator"]
+def _continues(answer: HTTPResponse | urllib.error.HTTPError, have: int, known: dict) -> bool:
+    """Whether a 206 or 416 is about the file that we have the start of; some servers ignore If-Range."""
+    place, _, size = (answer.headers["Content-Range"] or "").partition("/")
+    if answer.status == 416:  # all of it is there, which we could not know if its size was never said
+        return known["size"] is None and size == str(have)
+    if not known["validator"] and known["size"] is None:
+        return False
+    same = _validator(answer) == known["validator"] and known["size"] in (None, _number(size))
+    return same and place.startswith(f"bytes {have}-")
+
+
+def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
+    """What the server sends; ConnectionError, with the bare reason, when it stops coming."""
+    try:
+        while chunk := answer.read(CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as problem:
+        raise ConnectionError(_reason(problem)) from problem
 
 
 def _validator(answer: HTTPResponse) -> str:

@@ -56,8 +56,9 @@ def encode(
     preprocess: str,
     batch_size: int = 256,
     workers: int = 2,
+    by: str | None = "02_concepts",
 ) -> Embeddings:
-    """The embeddings of the images of a table with columns image and path, kept in the store.
+    """The embeddings of the images of a table with columns image and path, kept in the store; notebook `by` makes them.
 
     Raises FileNotFoundError or ValueError that names the first image that is missing or broken.
     """
@@ -81,7 +82,7 @@ def encode(
         shards.clear(folder / "shards")
 
     what = f"image embeddings of {name} for {backbone.name}"
-    kept = store.keep(f"embeddings/{name.replace('/', '-')}", facts, make, "02_concepts", what)
+    kept = store.keep(f"embeddings/{name.replace('/', '-')}", facts, make, by, what)
     return Embeddings(name, ids, load_file(kept.folder / "embeddings.safetensors")["vectors"], kept.key)
 
 
@@ -93,11 +94,15 @@ def encode_galleries(
     batch_size: int = 256,
     workers: int = 2,
 ) -> dict[str, Embeddings]:
-    """The embeddings of every gallery by its name; one that several splits share is encoded once."""
+    """The embeddings of every gallery by its name; one that several splits share is encoded once.
+
+    Whichever notebook needs them first makes them: a study with a given φ starts at 06_retrieval.
+    """
     galleries: dict[str, Embeddings] = {}
     for benchmark in (benchmark for loaded in splits.values() for benchmark in loaded):
         if benchmark.images not in galleries:
-            found = encode(store, backbone, benchmark.images, benchmark.gallery, preprocess, batch_size, workers)
+            table = benchmark.gallery
+            found = encode(store, backbone, benchmark.images, table, preprocess, batch_size, workers, by=None)
             galleries[benchmark.images] = found
     return galleries
 
@@ -125,6 +130,7 @@ def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
             total.update(f"{image}\t{path.stat().st_size}\n".encode())
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"image {image} is listed but {path} does not exist; download it, or correct data_root."
+                f"image {image} is listed but {path} does not exist; download it, correct data_root, or "
+                "set missing_images: report."
             ) from None
     return total.hexdigest()[:16]

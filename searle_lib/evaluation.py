@@ -24,6 +24,7 @@ from searle_lib.fti4cir import Fti4Cir
 
 DEPTH = 50  # the deepest that any metric or submission looks
 ASPECT_METRIC = "mAP@10"
+SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,16 @@ def leave(
     pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
     scored = [scores(b, found, method) for b, method, found in pairs if b.split == b.protocol.validation]
     ranked = [_ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
-    for name, tables in (("scores", scored), ("rankings", ranked)):
+    for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
         with written_aside(folder / f"{name}.parquet") as aside:
             pd.concat(tables, ignore_index=True).to_parquet(aside, index=False)
-    write_json(folder / "made_with.json", {"backbone": backbone.name, "clip_sha256": backbone.sha256} | facts)
-    return pd.concat(scored, ignore_index=True)
+    sizes = {
+        benchmark.name: {"gallery": benchmark.images, "there": benchmark.there, "whole": benchmark.whole}
+        for benchmark, _ in evaluated
+    }
+    made_with = {"backbone": backbone.name, "clip_sha256": backbone.sha256, "sizes": sizes}
+    write_json(folder / "made_with.json", made_with | facts)
+    return pd.concat(scored, ignore_index=True) if scored else pd.DataFrame(columns=SCORES)
 
 
 def left(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
@@ -156,9 +162,7 @@ def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFram
     wide.columns.names = ["category", "metric"]
     long = wide.stack(["category", "metric"], future_stack=True).rename("value").dropna().reset_index()
     long = pd.concat([long, _by_aspect(benchmark, long)], ignore_index=True)
-    return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[
-        ["dataset", "split", "category", "method", "query", "metric", "value"]
-    ]
+    return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[SCORES]
 
 
 def metric(name: str, rankings: Rankings) -> Tensor:
@@ -176,9 +180,13 @@ def _queries(benchmark: Benchmark, composer: Composer) -> Tensor:
 
 
 def _ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
-    """One row a query: dataset, split, category, method, query, and best, its first image ids."""
+    """One row a query: dataset, split, category, method, query, best, its first image ids, and group, its group in the
+    order of their ranks."""
     images = benchmark.gallery["image"].to_numpy()
-    table = pd.DataFrame({"query": benchmark.queries["query"], "best": list(images[rankings.top.numpy()])})
+    groups = zip(rankings.group.tolist(), benchmark.queries["group"], strict=True)
+    ordered = [[image for _, image in sorted(zip(ranks, group, strict=False))] for ranks, group in groups]
+    best = list(images[rankings.top.numpy()])
+    table = pd.DataFrame({"query": benchmark.queries["query"], "best": best, "group": ordered})
     return table.assign(dataset=benchmark.dataset, split=benchmark.split, category=benchmark.category, method=method)
 
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import phrase_bank, randomness, shards
-from searle_lib.artefacts import Store
+from searle_lib import authors, phrase_bank, plan, randomness, shards
+from searle_lib.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.backbone import Backbone, Tokens, encode_text, tokenize
 from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
@@ -25,6 +25,7 @@ from searle_lib.phrase_bank import SLOT, PhraseBank
 from searle_lib.phrases import Phrases
 
 START_DEVIATION = 0.02
+IDS = "images.json"  # beside the tokens: whose they are
 HISTORY = 25  # points of the loss curve that are kept of every image
 
 
@@ -54,16 +55,22 @@ def invert(
     store: Store,
     backbone: Backbone,
     images: Embeddings,
-    concepts: Concepts,
-    phrases: Phrases,
+    concepts: Concepts | None,
+    phrases: Phrases | None,
     settings: Settings,
     batch_size: int = 32,
     save_every: int = 10,
+    given: str = "",
 ) -> Inversion:
     """The EMA pseudo-word [d_tok] of every image, kept in the store; notebook 03_oti makes them.
 
-    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result.
+    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result. `given` is
+    a folder of the authors' tokens (oti_pseudo_tokens); image lists that it has are not computed, and need no concepts
+    or phrases.
     """
+    source = plan.given_tokens(given, images.name)
+    if source:
+        return _given(store, backbone, images, source)
     facts = asdict(settings) | {"images": images.key, "concepts": concepts.key, "phrases": phrases.key}
     facts |= {"clip": backbone.sha256, "precision": backbone.precision}
 
@@ -78,6 +85,7 @@ def invert(
 
         made = shards.run(folder / "shards", len(images.ids), batch_size * save_every, work, desc=f"OTI {images.name}")
         save_file(made, folder / "oti.safetensors")
+        write_json(folder / IDS, images.ids)
         shards.clear(folder / "shards")
 
     what = f"OTI tokens of {images.name} for {backbone.name}"
@@ -86,6 +94,19 @@ def invert(
     curves = {name: made[name].mean(0).tolist() for name in ("cos", "gpt")}
     history = pd.DataFrame({"step": _kept_steps(settings.steps)} | curves)
     return Inversion(Embeddings(images.name, images.ids, made["ema"], kept.key), history)
+
+
+def _given(store: Store, backbone: Backbone, images: Embeddings, source: Path) -> Inversion:
+    def make(folder: Path) -> None:
+        ema, last = authors.read_tokens(source, images.ids, backbone.width)
+        save_file({"ema": ema, "last": last}, folder / "oti.safetensors")
+        write_json(folder / IDS, images.ids)
+
+    files = {file: file_sha256(source / file) for file in (authors.EMA, authors.NAMES) if (source / file).is_file()}
+    facts = {"files": files, "ids": digest(list(images.ids)), "clip": backbone.sha256}
+    kept = store.keep(f"oti-given/{images.name.replace('/', '-')}", facts, make, what=f"the tokens in {source}")
+    tokens = load_file(kept.folder / "oti.safetensors")["ema"]
+    return Inversion(Embeddings(images.name, images.ids, tokens, kept.key), pd.DataFrame())
 
 
 def optimise(

@@ -4,6 +4,7 @@ A notebook's cell tagged `parameters` is the only declaration: a name, a type, a
 what, unit and source. Papermill reads it there, and so does this module.
 """
 
+import ast
 import difflib
 import typing
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ CHOICES = {  # of a value, or of each element of a list
     "preprocess": ("targetpad", "clip"),
     "precision": ("float32", "bfloat16", "float16"),
     "datasets": ("fashioniq", "cirr", "circo"),
+    "evaluate": ("validation", "test"),
+    "fashioniq_gallery": ("split", "union"),
+    "missing_images": ("error", "report"),
     "fti_words": ("both", "subject", "attributes"),
     "fti_without": ("", "contrastive", "orthogonality", "subject", "attribute", "whole"),
     "caption_split": ("reference", "sane"),
@@ -48,6 +52,11 @@ def declared(notebooks: list[Path]) -> dict[str, Declared]:
             users = (*found[name].notebooks, path.stem) if name in found else (path.stem,)
             found[name] = Declared(kind, facts["default"], facts["help"], users)
     return found
+
+
+def defaults(known: dict[str, Declared]) -> dict[str, Value]:
+    """What every parameter is where a file does not say."""
+    return {name: ast.literal_eval(declared.default) for name, declared in known.items()}
 
 
 def read(path: Path, known: dict[str, Declared], overrides: typing.Sequence[str] = ()) -> dict[str, Value]:

@@ -14,12 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from searle_lib import randomness, shards
-from searle_lib.artefacts import Store, digest, file_sha256
+from searle_lib import authors, downloads, randomness, shards
+from searle_lib.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.backbone import find_device
 from searle_lib.concepts import Vocabulary
 
 PROMPT = "a photo of {} that"
+RELEASE = "https://github.com/miccunifi/SEARLE/releases/download/weights/GPTNeo27B.zip"  # the authors' phrases
 TOP_K = 50  # not named by the authors: what `generate` did by default when they sampled
 
 
@@ -68,13 +69,23 @@ class Phrases:
 
 
 def generate(
-    store: Store, vocabulary: Vocabulary, language_model: str, settings: Settings, device: str = "cpu", batch: int = 8
+    store: Store,
+    vocabulary: Vocabulary,
+    language_model: str,
+    settings: Settings,
+    device: str = "cpu",
+    batch: int = 8,
+    given: str = "",
 ) -> Phrases:
     """Sampled phrases of every concept, kept in the store; notebook 01_phrases makes them.
 
-    `language_model` is a folder or a hub name, `batch` the concepts a call of the model; results do not depend on
-    it. Raises ValueError when there is no such model.
+    `language_model` is a folder or a hub name, with "@revision" behind it for another than the newest; `batch` is the
+    concepts a call of the model; results do not depend on it. `given` is a file of phrases in the authors' form to
+    take instead, or "published" for theirs.
+    Raises ValueError when there is no such model, ValueError or FileNotFoundError for a file that cannot be used.
     """
+    if given:
+        return _given(store, vocabulary, given)
     names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
     facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
     facts["dtype"] = str(_dtype(find_device(device)))
@@ -89,9 +100,32 @@ def generate(
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]
         concepts = np.repeat(names, settings.phrases_per_concept)
         pd.DataFrame({"concept": concepts, "phrase": texts}).to_parquet(folder / "phrases.parquet", index=False)
+        write_json(folder / "model.json", {"name": language_model, "commit": getattr(model.config, "_commit_hash", None)})
         shards.clear(folder / "shards")
 
     kept = store.keep("phrases", facts, make, "01_phrases", "phrases about the vocabulary")
+    return from_table(pd.read_parquet(kept.folder / "phrases.parquet"), kept.key)
+
+
+def _given(store: Store, vocabulary: Vocabulary, given: str) -> Phrases:
+    path = Path(given)
+    if given == "published":
+        path = downloads.fetch(RELEASE, downloads.cache() / "GPTNeo27B.zip")
+    elif not path.is_file():
+        raise FileNotFoundError(f"phrases_file {given} does not exist; correct it, or leave it empty to sample.")
+
+    def make(folder: Path) -> None:
+        table = authors.read_phrases(path)
+        missing = sorted(set(vocabulary.names) - set(table["concept"]))
+        if missing:
+            raise ValueError(
+                f"phrases_file {given} has no phrases about {len(missing):,} of the {len(vocabulary.names):,} concepts "
+                f"of the vocabulary (first: {missing[0]!r}); use the vocabulary they were written about."
+            )
+        table.to_parquet(folder / "phrases.parquet", index=False)
+
+    facts = {"sha256": file_sha256(path), "vocabulary": vocabulary.key}
+    kept = store.keep("phrases-given", facts, make, what=f"the phrases of {given}")
     return from_table(pd.read_parquet(kept.folder / "phrases.parquet"), kept.key)
 
 
@@ -111,9 +145,10 @@ def load_language_model(name: str, device: str = "cpu"):
     from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import, and most notebooks need it not
 
     place = find_device(device)
+    folder, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(place))
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(folder, revision=revision or "main", dtype=_dtype(place))
     except Exception as problem:
         said = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
         raise ValueError(

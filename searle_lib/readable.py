@@ -70,10 +70,7 @@ def only(store: Store, splits: dict[str, list[Benchmark]], policy: str, workers:
 def counts(splits: dict[str, list[Benchmark]]) -> pd.DataFrame:
     """How much of each benchmark is there: "n of N" queries and gallery images."""
     rows = {
-        benchmark.name: [
-            f"{len(part):,} of {whole:,}"
-            for part, whole in zip((benchmark.queries, benchmark.gallery), benchmark.whole, strict=True)
-        ]
+        benchmark.name: [f"{part:,} of {whole:,}" for part, whole in zip(benchmark.there, benchmark.whole, strict=True)]
         for loaded in splits.values()
         for benchmark in loaded
     }

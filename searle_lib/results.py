@@ -45,27 +45,28 @@ def summarise(scores: pd.DataFrame, study: str, backbone: str, resamples: int = 
 
 
 def differences(
-    scores: pd.DataFrame, method: str, baselines: list[str], resamples: int = 2000, seed: int = 42
+    scores: pd.DataFrame, methods: list[str], baselines: list[str], resamples: int = 2000, seed: int = 42
 ) -> pd.DataFrame:
-    """How much better a method is than each baseline on the MAIN metrics, in points, with paired intervals.
+    """How much better each method is than each baseline on the MAIN metrics, in points, with paired intervals.
 
     Paired: both are resampled over the same queries, so that what makes a query hard for both cancels. An interval
-    without zero is a difference that these queries establish. A row a metric, columns (baseline, value | interval).
+    without zero is a difference that these queries establish. A row a method and metric, a column a baseline.
     """
     rows = {}
     for where, means, draws, _ in _drawn(scores, resamples, seed):
         column = {pair: place for place, pair in enumerate(means.index)}
-        for dataset, split, category, metric in MAIN:
-            if (dataset, split, category) != tuple(where.values()) or (method, metric) not in column:
-                continue
+        metrics = [metric for *place, metric in MAIN if tuple(place) == tuple(where.values())]
+        asked = [(method, metric) for method in methods for metric in metrics if (method, metric) in column]
+        for method, metric in asked:
             for baseline in (b for b in baselines if (b, metric) in column):
                 apart = draws[:, column[method, metric]] - draws[:, column[baseline, metric]]
                 low, high = np.percentile(apart, [2.5, 97.5]) * 100
                 value = (means[method, metric] - means[baseline, metric]) * 100
                 said = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-                rows.setdefault(f"{dataset} {metric}", {})[f"{method} - {baseline}"] = said
-    order = [f"{dataset} {metric}" for dataset, _, _, metric in MAIN]
-    return pd.DataFrame(rows).T.reindex([name for name in order if name in rows])
+                rows.setdefault((method, f"{where['dataset']} {metric}"), {})[f"ahead of {baseline}"] = said
+    order = [(method, f"{dataset} {metric}") for method in methods for dataset, _, _, metric in MAIN]
+    order = [row for row in order if row in rows]
+    return pd.DataFrame([rows[row] for row in order], pd.MultiIndex.from_tuples(order) if order else None)
 
 
 def write_csv(results: pd.DataFrame, path: Path) -> Path:

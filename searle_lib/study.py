@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 from traitlets.config import Config
 
-from searle_lib import parameters, reports
+from searle_lib import parameters, plan, reports
 from searle_lib.workspace import project_root
 
 ENVIRONMENT = {  # of the notebooks' kernels
@@ -26,7 +26,6 @@ ENVIRONMENT = {  # of the notebooks' kernels
     "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar
     "TOKENIZERS_PARALLELISM": "false",
 }
-MAKES = {"05_fti4cir": "FTI4CIR"}  # notebooks that serve one method alone
 
 
 class Stopped(RuntimeError):
@@ -51,6 +50,8 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
     every = notebooks(root)
     known = parameters.declared(every)
     values = parameters.read(Path(file), known, overrides or ())
+    effective = parameters.defaults(known) | values
+    effective["oti_root"] = effective["oti_root"] and str(root / effective["oti_root"])
     study = values.get("study", Path(file).stem)
     values["study"] = study
     folder = root / str(values.get("report_root", "reports")) / study
@@ -64,9 +65,9 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
         if not any(path.stem in known[name].notebooks for path in chosen):
             raise ValueError(f"-p {name} is used by {', '.join(known[name].notebooks)}, and none of them is to run.")
     for path in chosen:
-        method = MAKES.get(path.stem)
-        if method and method not in values.get("methods", [method]):
-            console.print(f"{path.stem:<14}         left out, since methods does not hold {method}")
+        reason = plan.left_out(path.stem, effective)
+        if reason and not only:
+            console.print(f"{path.stem:<14}         left out, since {reason}")
             continue
         own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
         _run_one(path, folder / path.name, own, root, console)

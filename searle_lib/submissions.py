@@ -1,67 +1,62 @@
-"""Submission files for the test servers of CIRR and CIRCO (searle.md section 5)."""
+"""Submission files for the test servers of CIRR and CIRCO, from the rankings that 06_retrieval leaves (searle.md
+section 5)."""
 
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from searle_lib.artefacts import written_aside
-from searle_lib.benchmarks import Benchmark
-from searle_lib.evaluation import Rankings
+from searle_lib.benchmarks import PROTOCOLS
 
 SUBSET = 3
 
 
-def write_all(folder: Path, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]) -> list[Path]:
-    """Write every method's files for each split that a server scores, and remove those of an earlier run."""
-    written = [
-        path
-        for benchmark, ranked in evaluated
-        if benchmark.split == benchmark.protocol.submission
-        for method, rankings in ranked.items()
-        for path in write(folder, benchmark, rankings, method)
-    ]
+def write_all(folder: Path, rankings: pd.DataFrame, sizes: dict[str, dict]) -> list[Path]:
+    """Write every method's files for each complete split that a server scores, and remove those of an earlier run.
+
+    `rankings` and `sizes` are as `evaluation.leave` writes them.
+    """
+    written = []
+    for (dataset, split, method), of_method in rankings.groupby(["dataset", "split", "method"], sort=False):
+        if split == PROTOCOLS[dataset].submission and not incomplete(f"{dataset}/{split}", sizes):
+            written += write(folder, of_method, dataset, split, method)
     for path in set(folder.glob("*.json")) - set(written):
         path.unlink()
     return written
 
 
-def write(folder: Path, benchmark: Benchmark, rankings: Rankings, method: str) -> list[Path]:
-    """Write a method's files for the benchmark's server, two for CIRR and one for CIRCO; the paths written.
+def incomplete(name: str, sizes: dict[str, dict]) -> str:
+    """One sentence when a split lacks queries, for then its server would refuse a file; else nothing."""
+    (there, _), (whole, _) = sizes[name]["there"], sizes[name]["whole"]
+    return "" if there == whole else f"{name} has {there:,} of {whole:,} queries: a server takes no file without all."
 
-    Raises ValueError for a dataset without a test server.
+
+def write(folder: Path, rankings: pd.DataFrame, dataset: str, split: str, method: str) -> list[Path]:
+    """Write a method's files for a data set's server, two for CIRR and one for CIRCO; the paths written.
+
+    `rankings` has columns query, best and group. Raises ValueError for a dataset without a test server.
     """
     forms = {"cirr": _cirr, "circo": _circo}
-    if benchmark.dataset not in forms:
-        raise ValueError(f"{benchmark.protocol.title} has no test server; CIRR and CIRCO have.")
+    if dataset not in forms:
+        raise ValueError(f"{PROTOCOLS[dataset].title} has no test server; CIRR and CIRCO have.")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, content in forms[benchmark.dataset](benchmark, rankings).items():
-        written.append(folder / f"{benchmark.dataset}-{benchmark.split}-{name}{method}.json")
+    for name, content in forms[dataset](rankings).items():
+        written.append(folder / f"{dataset}-{split}-{name}{method}.json")
         with written_aside(written[-1]) as aside:
             aside.write_text(json.dumps(content, sort_keys=True))
     return written
 
 
-def _cirr(benchmark: Benchmark, rankings: Rankings) -> dict[str, dict]:
+def _cirr(rankings: pd.DataFrame) -> dict[str, dict]:
     """The 50 best names of each pair, and the 3 best of its group, which is listed without the reference."""
-    images = benchmark.gallery["image"].tolist()
-    best = _best(benchmark, rankings, images)
-    subset = {}
-    groups = benchmark.queries["group"]
-    for query, group, ranks in zip(benchmark.queries["query"], groups, rankings.group.tolist(), strict=True):
-        subset[query] = [image for _, image in sorted(zip(ranks, group, strict=False))][:SUBSET]
     head = {"version": "rc2"}
-    return {
-        "": head | {"metric": "recall"} | best,
-        "subset-": head | {"metric": "recall_subset"} | subset,
-    }
+    best = {row.query: list(row.best) for row in rankings.itertuples()}
+    subset = {row.query: list(row.group)[:SUBSET] for row in rankings.itertuples()}
+    return {"": head | {"metric": "recall"} | best, "subset-": head | {"metric": "recall_subset"} | subset}
 
 
-def _circo(benchmark: Benchmark, rankings: Rankings) -> dict[str, dict]:
+def _circo(rankings: pd.DataFrame) -> dict[str, dict]:
     """The 50 best image ids of each query, as integers."""
-    images = [int(image) for image in benchmark.gallery["image"]]
-    return {"": _best(benchmark, rankings, images)}
-
-
-def _best(benchmark: Benchmark, rankings: Rankings, images: list) -> dict[str, list]:
-    pairs = zip(benchmark.queries["query"], rankings.top.tolist(), strict=True)
-    return {query: [images[row] for row in rows] for query, rows in pairs}
+    return {"": {row.query: [int(image) for image in row.best] for row in rankings.itertuples()}}

@@ -10,12 +10,11 @@ from searle_lib.results import AVERAGE, TITLES, published, wide
 from searle_lib.sheets import STYLE
 
 
-def table(results: pd.DataFrame, dataset: str, split: str, another_world: bool, kind: str = "") -> HTML:
-    """A benchmark's table with intervals, and the published numbers of the same metrics below.
+def table(results: pd.DataFrame, dataset: str, split: str, made_with: dict, kind: str = "") -> HTML:
+    """A benchmark's table with intervals, the published numbers of the same metrics below, and what it was made from.
 
-    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP".
-
-    `another_world` marks the published numbers as of the real data when the study's pictures are drawn.
+    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP". `made_with` is what `evaluation.leave` wrote.
+    Where the study's pictures are drawn, the published numbers are marked as of the real data.
     """
     columns = [pair for pair in wide(results, dataset, split).columns if pair[0] not in _aspects(results, dataset)]
     columns = [pair for pair in columns if not kind or pair[1].startswith(f"{kind}@")]
@@ -27,14 +26,12 @@ def table(results: pd.DataFrame, dataset: str, split: str, another_world: bool, 
     for method in methods:
         cells = [_cell(own[method, *pair], best[pair]) for pair in columns]
         lines.append(f'<tr><td class="first">{html.escape(method)}</td>{"".join(cells)}</tr>')
-    lines += _published_rows(dataset, columns, another_world)
-    counts = chosen.groupby("category", sort=False)["queries"].first()
-    counts = ", ".join(f"{counts[category]:,} {category}" for category in dict(columns))
-    note = f"<small>Percent; below each value its 95 % bootstrap interval over queries ({counts}).</small>"
-    return HTML(f'{STYLE}<div class="wide"><table class="results">{"".join(lines)}</table></div>{note}')
+    lines += _published_rows(dataset, columns, made_with["world"] == "miniature")
+    note = "Percent; below each value its 95 % bootstrap interval over queries."
+    return _page(lines, f"{note} {_sources(dataset, split, made_with)}")
 
 
-def aspect_table(results: pd.DataFrame, dataset: str, split: str) -> HTML:
+def aspect_table(results: pd.DataFrame, dataset: str, split: str, made_with: dict) -> HTML:
     """CIRCO's mAP@10 by semantic aspect, a row an aspect."""
     chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
     chosen = chosen[chosen["category"].isin(_aspects(results, dataset))]
@@ -47,7 +44,26 @@ def aspect_table(results: pd.DataFrame, dataset: str, split: str) -> HTML:
         cells = "".join(_cell(by_method[method], best) for method in methods)
         label = html.escape(aspect.replace("_", " "))
         lines.append(f'<tr><td class="first">{label}</td><td>{rows["queries"].iloc[0]}</td>{cells}</tr>')
-    return HTML(f'{STYLE}<div class="wide"><table class="results">{"".join(lines)}</table></div>')
+    note = "Percent; below each value its 95 % bootstrap interval over the aspect's queries."
+    return _page(lines, f"{note} {_sources(dataset, split, made_with)}")
+
+
+def _page(lines: list[str], note: str) -> HTML:
+    table = f'<div class="wide"><table class="results">{"".join(lines)}</table></div>'
+    return HTML(f'{STYLE}{table}<small class="sources">{html.escape(note)}</small>')
+
+
+def _sources(dataset: str, split: str, made_with: dict) -> str:
+    """How much of the data set was there, which gallery FashionIQ has, and of which CLIP the numbers are."""
+    said = []
+    for name, sizes in made_with["sizes"].items():
+        of, at, *category = name.split("/")
+        if (of, at) == (TITLES[dataset], split):
+            (queries, images), (all_queries, all_images) = sizes["there"], sizes["whole"]
+            kind = {True: " (union gallery)", False: " (split gallery)"}[sizes["gallery"].endswith("-union")]
+            counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
+            said.append("".join(f"{c}: " for c in category) + counts + (kind if of == "fashioniq" else ""))
+    return f"{'; '.join(said)}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256']}."
 
 
 def _head(columns: list[tuple[str, str]]) -> str:

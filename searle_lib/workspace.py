@@ -23,7 +23,7 @@ class Workspace:
     def path(self, name: str) -> str:
         """A file's or folder's path, if there is one of that name below the project's root; else the name itself."""
         there = self.root / name
-        return str(there) if there.exists() else name
+        return str(there) if name and there.exists() else name
 
 
 def open_workspace(
