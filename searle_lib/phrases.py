@@ -100,7 +100,9 @@ def generate(
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]
         concepts = np.repeat(names, settings.phrases_per_concept)
         pd.DataFrame({"concept": concepts, "phrase": texts}).to_parquet(folder / "phrases.parquet", index=False)
-        write_json(folder / "model.json", {"name": language_model, "commit": getattr(model.config, "_commit_hash", None)})
+        write_json(
+            folder / "model.json", {"name": language_model, "commit": getattr(model.config, "_commit_hash", None)}
+        )
         shards.clear(folder / "shards")
 
     kept = store.keep("phrases", facts, make, "01_phrases", "phrases about the vocabulary")

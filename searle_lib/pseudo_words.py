@@ -1,0 +1,51 @@
+"""The method in three calls, for a picture and a prompt of one's own (searle.md, section 10).
+
+clip, phi = load_searle("ViT-B/32")
+image = embed(clip, "accordion.jpg")
+text = encode_with_pseudo_words(clip, ["a photo of $"], phi(image))
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from searle_lib import authors, backbone, downloads, images
+from searle_lib.backbone import Backbone
+from searle_lib.distillation import RELEASES, Phi
+
+PUBLISHED = {"ViT-B/32": "SEARLE_ViT-B32", "ViT-L/14": "SEARLE_ViT-L14"}
+
+
+def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = "auto") -> tuple[Backbone, Phi]:
+    """A CLIP, by name, file, or loaded, and its φ: the published one, fetched once, or that of a file.
+
+    Raises ValueError, in one sentence, for a CLIP without a published φ and for a φ of another CLIP, ConnectionError
+    when weights cannot be fetched.
+    """
+    loaded = backbone.load(clip, device) if isinstance(clip, str) else clip
+    name = PUBLISHED.get(loaded.name)
+    if not phi and not name:
+        raise ValueError(f"no φ is published for {loaded.name}; give its file as phi, or use {' or '.join(PUBLISHED)}.")
+    path = Path(phi) if phi else downloads.fetch(RELEASES[name], downloads.cache() / f"{name}.pt")
+    network = Phi(loaded.dimension, loaded.width)
+    network.load_state_dict(authors.read_phi(path, loaded.dimension, loaded.width))
+    return loaded, network.eval().requires_grad_(False).to(loaded.device)
+
+
+def embed(clip: Backbone, picture: Path | str, preprocess: str = "targetpad") -> Tensor:
+    """A picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names the file."""
+    pixels = images.to_pixels(images.read(Path(picture)), clip.resolution, preprocess)
+    return backbone.encode_images(clip, pixels.unsqueeze(0))
+
+
+def encode_with_pseudo_words(clip: Backbone, prompts: Sequence[str], words: Tensor) -> Tensor:
+    """Unit text features [N, d] of prompts that each hold " $ ", which a pseudo-word of words [N, d_tok] replaces.
+
+    Raises ValueError for a prompt without $ and for another number of words than prompts.
+    """
+    if len(prompts) != len(words):
+        raise ValueError(f"there are {len(prompts)} prompts and {len(words)} pseudo-words; give one for each.")
+    features = backbone.encode_text(clip, backbone.tokenize(prompts), words)
+    return torch.nn.functional.normalize(features, dim=-1)
