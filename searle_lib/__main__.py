@@ -1,6 +1,7 @@
 """The command line: `python -m searle_lib run params/mini.yaml`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -8,27 +9,108 @@ from searle_lib import study
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when all went well, 1 with one sentence on standard error when not."""
-    parser = argparse.ArgumentParser(prog="python -m searle_lib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run a study's notebooks in order")
-    run.add_argument("params", type=Path, help="the study's parameter file, such as params/mini.yaml")
-    which = run.add_mutually_exclusive_group()
-    which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
-    which.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
-    run.add_argument("-p", dest="overrides", action="append", metavar="NAME=VALUE", help="change one parameter")
-    given = parser.parse_args(arguments)
+    """Run a command; 0 when all is well, 1 with a sentence for each problem when not."""
+    given = _parser().parse_args(arguments)
     try:
-        index = study.run(given.params, given.only, given.first, given.overrides)
-    except (study.Stopped, ValueError, FileNotFoundError) as problem:
+        return given.run(given)
+    except (study.Stopped, ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m searle_lib", description="Composed image retrieval, a study.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name, run, explained, *arguments):
+        made = commands.add_parser(name, help=explained, description=explained)
+        made.set_defaults(run=run)
+        for names, options in arguments:
+            made.add_argument(*names, **options)
+        return made
+
+    params = (["params"], {"type": Path, "help": "the study's parameter file, such as params/mini.yaml"})
+    changes = (["-p"], {"dest": "overrides", "action": "append", "metavar": "NAME=VALUE", "help": "change a parameter"})
+    file = (["file"], {"type": Path, "help": "a file of predictions"})
+    data = (["--data-root"], {"type": Path, "required": True, "help": "the folder of FashionIQ, CIRR and CIRCO"})
+    to = (["--to"], {"type": Path, "required": True, "help": "the folder to write to"})
+    run = command("run", _run, "run a study's notebooks in order", params, changes)
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
+    which.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
+    command("check", _check, "look at all that a study needs before anything is computed", params, changes)
+    command("submit", _submit, "write the files that the test servers take, from a study's rankings", params, changes)
+    command("export", _export, "write a study's φ and OTI tokens in the authors' form", params, changes, to)
+    command("validate", _validate, "say whether a test server would take a file of CIRR or CIRCO", file, data)
+    dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
+    category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
+    command(
+        "score", _score, "print the validation metrics of a file, in percent, as JSON", file, dataset, data, category
+    )
+    return parser
+
+
+def _run(given: argparse.Namespace) -> int:
+    index = study.run(given.params, given.only, given.first, given.overrides)
     if given.only in (None, "07_results"):
         study.main_table(index.parent)
     print(f"\n{index}")
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    from searle_lib import checking  # this and the others below load torch, which `run` does not need
+
+    return checking.report(*study.opened(given.params, given.overrides, "check"))
+
+
+def _submit(given: argparse.Namespace) -> int:
+    from searle_lib import evaluation, predictions, submissions
+
+    _, here = study.opened(given.params, given.overrides, "submit")
+    _, rankings, made_with = evaluation.left(here.reports)
+    for name in made_with["sizes"]:
+        if name.split("/")[1].startswith("test") and submissions.incomplete(name, made_with["sizes"]):
+            print(submissions.incomplete(name, made_with["sizes"]))
+    refused = 0
+    for file in submissions.write_all(here.reports / "submissions", rankings, made_with["sizes"]):
+        problems = predictions.validate(file, here.data).problems
+        refused += bool(problems)
+        print(f"{file}: {problems[0] if problems else 'as its server takes it'}")
+    return int(refused > 0)
+
+
+def _export(given: argparse.Namespace) -> int:
+    from searle_lib import exporting
+
+    _, here = study.opened(given.params, given.overrides, "export")
+    for written in exporting.export(here.store.root, here.reports, given.to):
+        print(written)
+    return 0
+
+
+def _validate(given: argparse.Namespace) -> int:
+    from searle_lib import predictions
+
+    verdict = predictions.validate(given.file, given.data_root)
+    print(f"{verdict.what}: {verdict.queries:,} queries")
+    for note in verdict.notes:
+        print(f"note: {note}")
+    for problem in verdict.problems[:20]:
+        print(f"problem: {problem}")
+    if len(verdict.problems) > 20:
+        print(f"and {len(verdict.problems) - 20:,} more problems.")
+    print("a server would refuse it." if verdict.problems else "as its server takes it.")
+    return int(bool(verdict.problems))
+
+
+def _score(given: argparse.Namespace) -> int:
+    from searle_lib import predictions
+
+    print(json.dumps(predictions.score(given.file, given.dataset, given.data_root, given.category), indent=1))
     return 0
 
 

@@ -138,7 +138,8 @@ def _json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate."
+            f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate or its set "
+            "out of datasets."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ValueError(f"{path} is not valid JSON ({problem}); download it again.") from problem

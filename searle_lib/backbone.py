@@ -6,7 +6,6 @@ and its MLP for the end-of-text position only.
 """
 
 import contextlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from searle_lib import downloads
 from searle_lib.artefacts import file_sha256
 
 with warnings.catch_warnings():
@@ -25,6 +25,7 @@ with warnings.catch_warnings():
 
 PLACEHOLDER = 259  # CLIP's token id of "$" as a word of its own
 CONTEXT = 77
+CACHE = Path("~/.cache/clip")  # where clip.load looks
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -101,7 +102,7 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
     """A CLIP by its published name (fetched by the clip package) or from a file that clip.load opens.
 
     Raises ValueError, in one sentence, for a name that is neither, for a file that holds no CLIP weights, and for
-    a device that this machine lacks.
+    a device that this machine lacks; ConnectionError when a published one cannot be fetched.
     """
     published = name in clip.available_models()
     path = Path(name)
@@ -113,6 +114,9 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
     place = find_device(device)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision}; it must be {' or '.join(PRECISIONS)}.")
+    if published:  # clip.load would fetch it too, but not go on with what was cut off
+        url = clip.clip._MODELS[name]
+        path = downloads.fetch(url, CACHE.expanduser() / Path(url).name, sha256=url.split("/")[-2])
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
@@ -123,8 +127,6 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
             f"clip_model {name} does not hold CLIP weights ({type(problem).__name__}: {reason[:120]}); download it "
             "again, or correct clip_model."
         ) from problem
-    if published:
-        path = Path(os.path.expanduser("~/.cache/clip")) / Path(clip.clip._MODELS[name]).name
     model = model.float().eval().requires_grad_(False).to(place)
     return Backbone(name if published else path.stem, file_sha256(path), model, place, precision)
 

@@ -135,14 +135,7 @@ def pretrained(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
     Raises ValueError, in one sentence, when it is neither, is not safe to read or belongs to another CLIP, and
     ConnectionError when it cannot be fetched.
     """
-    path = Path(checkpoint)
-    if checkpoint in RELEASES:
-        path = downloads.fetch(RELEASES[checkpoint], downloads.cache() / f"{checkpoint}.pt")
-    elif not path.is_file():
-        raise ValueError(
-            f"phi_checkpoint {checkpoint} is neither last, an epoch, a file, nor one of {', '.join(RELEASES)}; "
-            "correct phi_checkpoint."
-        )
+    path = file_of(checkpoint)
 
     def make(folder: Path) -> None:
         checkpoints.save_weights(authors.read_phi(path, backbone.dimension, backbone.width), folder / "phi.safetensors")
@@ -152,6 +145,18 @@ def pretrained(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
     phi = Phi(backbone.dimension, backbone.width)
     phi.load_state_dict(load_file(kept.folder / "phi.safetensors"))
     return Distilled(phi.eval().requires_grad_(False).to(backbone.device), pd.DataFrame(), kept.key)
+
+
+def file_of(checkpoint: str) -> Path:
+    """The file of a φ that is there, fetched once if it is a published one; raises as `pretrained` does."""
+    if checkpoint in RELEASES:
+        return downloads.fetch(RELEASES[checkpoint], downloads.cache() / f"{checkpoint}.pt")
+    if not Path(checkpoint).is_file():
+        raise ValueError(
+            f"phi_checkpoint {checkpoint} is neither last, an epoch, a file, nor one of {', '.join(RELEASES)}; "
+            "correct phi_checkpoint."
+        )
+    return Path(checkpoint)
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:

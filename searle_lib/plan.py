@@ -30,13 +30,25 @@ def inverts(
     return teaches_phi(methods, phi_checkpoint) or not all(given_tokens(oti_root, images) for images in lists)
 
 
+def writes_phrases(values: Mapping) -> bool:
+    """As `inverts`, of a study's parameters."""
+    given = (values[name] for name in ("methods", "phi_checkpoint", "oti_root", "datasets", "evaluate"))
+    return inverts(*given)
+
+
+def needs_imagenet(values: Mapping) -> bool:
+    """Whether a study learns from the unlabeled pictures: for φ, or for FTI4CIR's network."""
+    trains_fti = "FTI4CIR" in values["methods"] and not values["fti_weights"]
+    return trains_fti or teaches_phi(values["methods"], values["phi_checkpoint"])
+
+
 def left_out(notebook: str, values: Mapping) -> str:
     """Why a study of these parameters does without a notebook; "" when it needs it.
 
     Raises FileNotFoundError or ValueError for an oti_root that cannot be used.
     """
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
-    needs_words = inverts(methods, checkpoint, values["oti_root"], values["datasets"], values["evaluate"])
+    needs_words = writes_phrases(values)
     if notebook in ("01_phrases", "02_concepts") and not needs_words:
         return "nothing is inverted"
     if notebook == "03_oti" and not needs_words and "SEARLE-OTI" not in methods:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from searle_lib import authors, backbone, downloads, images
+from searle_lib import authors, backbone, images
 from searle_lib.backbone import Backbone
-from searle_lib.distillation import RELEASES, Phi
+from searle_lib.distillation import Phi, file_of
 
 PUBLISHED = {"ViT-B/32": "SEARLE_ViT-B32", "ViT-L/14": "SEARLE_ViT-L14"}
 
@@ -28,9 +28,8 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
     name = PUBLISHED.get(loaded.name)
     if not phi and not name:
         raise ValueError(f"no φ is published for {loaded.name}; give its file as phi, or use {' or '.join(PUBLISHED)}.")
-    path = Path(phi) if phi else downloads.fetch(RELEASES[name], downloads.cache() / f"{name}.pt")
     network = Phi(loaded.dimension, loaded.width)
-    network.load_state_dict(authors.read_phi(path, loaded.dimension, loaded.width))
+    network.load_state_dict(authors.read_phi(file_of(phi or name), loaded.dimension, loaded.width))
     return loaded, network.eval().requires_grad_(False).to(loaded.device)
 
 

@@ -6,7 +6,7 @@ reference, ground truth or member of its group.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -77,10 +77,10 @@ def counts(splits: dict[str, list[Benchmark]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["queries", "gallery images"])
 
 
-def reasons(table: pd.DataFrame, found: Tensor, most: int) -> list[str]:
-    """Sentences on the first `most` images that cannot be read, each with its remedy."""
+def reasons(paths: Iterable[str]) -> list[str]:
+    """Why images cannot be read, a sentence each, with its remedy."""
     said = []
-    for path in table["path"][(found != GOOD).numpy()].head(most):
+    for path in paths:
         try:
             images.read(Path(path))
         except (FileNotFoundError, ValueError) as problem:

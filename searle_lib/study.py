@@ -16,7 +16,7 @@ from rich.text import Text
 from traitlets.config import Config
 
 from searle_lib import parameters, plan, reports
-from searle_lib.workspace import project_root
+from searle_lib.workspace import Workspace, open_workspace, project_root
 
 ENVIRONMENT = {  # of the notebooks' kernels
     "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
@@ -72,6 +72,16 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
         own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
         _run_one(path, folder / path.name, own, root, console)
     return reports.index(folder, study, every)
+
+
+def opened(file: Path, overrides: list[str] | None, command: str) -> tuple[dict, Workspace]:
+    """All parameters of a study, defaults included, and its places; for commands that run no notebook."""
+    root = project_root()
+    known = parameters.declared(notebooks(root))
+    values = parameters.defaults(known) | parameters.read(Path(file), known, overrides or ())
+    values["oti_root"] = values["oti_root"] and str(root / values["oti_root"])
+    places = [values[name] for name in ("study", "data_root", "artefact_root", "report_root", "world")]
+    return values, open_workspace(command, *places)
 
 
 def _chosen(every: list[Path], only: str | None, first: str | None) -> list[Path]:

@@ -45,6 +45,7 @@ def known_answers(request, tmp_path_factory):
         images=[folder / f"image_{i}.png" for i in range(10)],
         phi=weights(folder / "phi_3", "Phi"),
         fti=weights(folder / "fti4cir_state_dict"),
+        clip_file=clip_file,
         backbone=backbone.load(str(clip_file)),
     )
 

@@ -1,0 +1,287 @@
+"""What a study will take: disk and memory by arithmetic, time from a short measurement on this machine.
+
+Small pieces of the real work are run on random input, at the study's own batch sizes and precision, and scaled up.
+"""
+
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from searle_lib import (
+    annotations,
+    benchmarks,
+    distillation,
+    fti4cir,
+    fti_training,
+    images,
+    inversion,
+    phrase_bank,
+    phrases,
+    plan,
+)
+from searle_lib.artefacts import Store
+from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches, encode_texts
+from searle_lib.captions import Captions
+from searle_lib.concepts import TEMPLATES, Concepts, read_vocabulary
+from searle_lib.embeddings import Embeddings
+from searle_lib.workspace import Workspace
+
+SAMPLE = 32  # pictures and texts of a measurement, unless the study's batch is smaller
+REPEATS = 3
+GPT_NEO = 2_700_000_000  # parameters, of the model that is fetched where language_model is no folder
+PROMPT_TOKENS = 7  # "a photo of {concept} that"
+PHRASE_BYTES = 45  # of a phrase in Parquet, as measured on the miniature world's
+PHRASE_MEMORY = 150  # of a phrase as a Python string in a tuple
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much there is to do: pictures of all galleries, references by split, unlabeled pictures, concepts, phrases,
+    the language model's parameters, and some pictures to measure with."""
+
+    gallery: int
+    references: Mapping[str, int]
+    unlabeled: int
+    concepts: int
+    phrases: int
+    language_model: int
+    first: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of the study: how long it takes, and the arithmetic."""
+
+    name: str
+    seconds: float
+    arithmetic: str
+
+
+def workload(values: Mapping, here: Workspace) -> Workload:
+    """Counts from the annotations; raises as `benchmarks.load` does for data that cannot be read."""
+    splits = benchmarks.load_all(values["datasets"], here.data, values["evaluate"], values["fashioniq_gallery"])
+    galleries = {b.images: b.gallery for loaded in splits.values() for b in loaded}
+    inverted = splits if "SEARLE-OTI" in values["methods"] else {}
+    references = {n: len(benchmarks.reference_table(b)) for n, b in inverted.items()}
+    unlabeled = len(annotations.imagenet(here.data)) if plan.needs_imagenet(values) else 0
+    writes = plan.writes_phrases(values)
+    concepts = len(set(read_vocabulary(here.path(values["vocabulary"])).names)) if writes else 0
+    there = (Path(path) for table in galleries.values() for path in table["path"].head(4 * SAMPLE))
+    first = tuple(path for path in there if path.is_file())[:SAMPLE]
+    total = sum(map(len, galleries.values()))
+    written = concepts * values["phrases_per_concept"]
+    model = _parameters(Path(here.path(values["language_model"])))
+    return Workload(total, references, unlabeled, concepts, written, model, first)
+
+
+def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:
+    """Bytes of each kind of artefact."""
+    inverted = sum(load.references.values())
+    learns = plan.teaches_phi(values["methods"], values["phi_checkpoint"])
+    inverted += load.unlabeled if learns else 0
+    found = {"image embeddings": (load.gallery + load.unlabeled * learns) * clip.dimension * 4}
+    if load.concepts:
+        found["phrases"] = load.phrases * PHRASE_BYTES
+        found["phrase features and tokens"] = load.phrases * (clip.dimension * 4 + 2 * (CONTEXT + 1) * 4)
+        found["concepts"] = inverted * values["concept_depth"] * 8
+        found["OTI tokens"] = inverted * (2 * clip.width + 2 * inversion.HISTORY) * 4
+    if learns:
+        kept = -(-values["phi_epochs"] // values["phi_save_every"])
+        found["φ"] = kept * 4 * _size(distillation.Phi(clip.dimension, clip.width))
+    if "FTI4CIR" in values["methods"] and not values["fti_weights"]:
+        network = 4 * _size(fti4cir.Fti4Cir(clip.dimension, clip.patch_width))
+        found["FTI4CIR's network"] = -(-values["fti_epochs"] // values["fti_save_every"]) * network
+        number = 4 if clip.precision == "float32" else 2
+        found["patch tokens"] = load.unlabeled * _patches(clip) * clip.patch_width * number
+    return found
+
+
+def memory(clip: Backbone, load: Workload) -> int:
+    """Bytes of main memory at the most, roughly: weights, image embeddings, a chunk of scores, phrases as text."""
+    vectors = (load.gallery + load.unlabeled) * clip.dimension * 4
+    scores = 3 * 512 * load.gallery * 4
+    return int(1.5e9 + 4 * _size(clip.model) + 2 * vectors + scores + load.phrases * PHRASE_MEMORY)
+
+
+def machine_memory() -> int:
+    """Bytes of main memory that this machine has; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def times(values: Mapping, clip: Backbone, load: Workload) -> list[Stage]:
+    """Each stage's time. Runs a few batches of the real work, for seconds to a minute."""
+    stages = []
+    learns = plan.teaches_phi(values["methods"], values["phi_checkpoint"])
+    picture = _per_picture(values, clip, load.first)
+    number = load.gallery + load.unlabeled * learns
+    stages.append(Stage("image embeddings", number * picture, f"{number:,} pictures x {picture * 1e3:.1f} ms"))
+    if load.concepts:
+        stages += _words(values, clip, load, learns)
+    if "FTI4CIR" in values["methods"] and not values["fti_weights"]:
+        step = _fti_step(values, clip)
+        batches = values["fti_epochs"] * (load.unlabeled // values["fti_batch_size"])
+        look = load.unlabeled * picture
+        arithmetic = f"{load.unlabeled:,} pictures once, then {batches:,} steps x {step:.2f} s"
+        stages.append(Stage("FTI4CIR's training", look + batches * step, arithmetic))
+    return stages
+
+
+def _words(values: Mapping, clip: Backbone, load: Workload, learns: bool) -> list[Stage]:
+    stages, text = [], _per_text(values, clip)
+    if not values["phrases_file"]:
+        rate, size = _multiply_rate(clip.device), load.language_model
+        tokens = load.phrases * (values["phrase_max_length"] - PROMPT_TOKENS)
+        said = (
+            f"2 x {size / 1e6:,.1f} M parameters x {tokens / 1e6:,.1f} M tokens at half of {rate / 1e12:,.2f} TFLOP/s"
+        )
+        stages.append(Stage("phrases", 2 * (2 * size * tokens) / rate, f"{said}; not measured, at least this"))
+    sentences = load.concepts * len(TEMPLATES) + load.phrases
+    said = f"{sentences:,} templates and phrases x {text * 1e3:.2f} ms"
+    stages.append(Stage("text features", sentences * text, said))
+    step, phi_step = _oti_step(values, clip), 0.0
+    number = sum(load.references.values()) + load.unlabeled * learns
+    steps = values["oti_steps"]
+    said = f"{number:,} pictures x {steps} steps x {step * 1e3:.1f} ms"
+    stages.append(Stage("OTI", number * steps * step, said))
+    if learns:
+        phi_step = _phi_step(values, clip)
+        batches = values["phi_epochs"] * (load.unlabeled // values["phi_batch_size"])
+        stages.append(Stage("φ", batches * phi_step, f"{batches:,} steps x {phi_step:.3f} s"))
+    return stages
+
+
+def _parameters(folder: Path) -> int:
+    """How many numbers the safetensors of a model's folder hold; GPT-Neo-2.7B's where there are none."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total or GPT_NEO
+
+
+def _per_picture(values: Mapping, clip: Backbone, paths: tuple[Path, ...]) -> float:
+    """Seconds a picture, read, prepared and encoded; of random pixels where no picture is there."""
+    batch = min(values["image_batch_size"], SAMPLE)
+
+    def work() -> None:
+        for pixels in images.batches(paths, clip.resolution, values["preprocess"], batch, values["workers"]):
+            encode_images(clip, pixels)
+
+    def random() -> None:
+        encode_images(clip, torch.randn(batch, 3, clip.resolution, clip.resolution))
+
+    return _median(work, clip) / len(paths) if paths else _median(random, clip) / batch
+
+
+def _per_text(values: Mapping, clip: Backbone) -> float:
+    texts = [f"a photo of thing number {i} that is used to carry something along the road" for i in range(SAMPLE * 4)]
+    return _median(lambda: encode_texts(clip, texts, values["text_batch_size"]), clip) / len(texts)
+
+
+def _problem(clip: Backbone, number: int) -> tuple[Embeddings, Concepts, phrases.Phrases]:
+    """Random embeddings, one concept and its phrases, as long as a language model's are."""
+    text = "a photo of thing that is used to carry something along the road to the old town and back in the"
+    table = pd.DataFrame({"concept": ["thing"] * 8, "phrase": [f"{text} {i}" for i in range(8)]})
+    ids = tuple(map(str, range(number)))
+    vectors = torch.randn(number, clip.dimension, generator=torch.Generator().manual_seed(0))
+    rows = torch.zeros(number, 1, dtype=torch.int64)
+    return Embeddings("random", ids, vectors, "random"), Concepts(ids, rows, ("thing",), ""), phrases.from_table(table)
+
+
+def _oti_step(values: Mapping, clip: Backbone) -> float:
+    """Seconds a step and picture at the study's batch."""
+    batch, few = values["oti_batch_size"], inversion.Settings(steps=1, top_k=1)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures, concepts, written = _problem(clip, batch)
+        bank = phrase_bank.prepare(Store(Path(folder)), clip, written)
+
+        def run(steps: int) -> Callable[[], object]:
+            settings = replace(few, steps=steps)
+            return lambda: inversion.optimise(clip, pictures, concepts, bank, range(batch), settings)
+
+        return max(_median(run(9), clip) - _median(run(1), clip), 1e-6) / 8 / batch
+
+
+def _phi_step(values: Mapping, clip: Backbone) -> float:
+    """Seconds a step at the study's batch: an epoch of three against an epoch of one."""
+
+    def run(steps: int) -> Callable[[], object]:
+        def work() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                store = Store(Path(folder))
+                pictures, concepts, written = _problem(clip, steps * values["phi_batch_size"])
+                tokens = replace(pictures, vectors=torch.randn(len(pictures.ids), clip.width))
+                settings = distillation.Settings(epochs=1, batch_size=values["phi_batch_size"], top_k=1)
+                distillation.distil(store, clip, pictures, tokens, concepts, written, settings)
+
+        return work
+
+    return max(_median(run(3), clip) - _median(run(1), clip), 1e-6) / 2
+
+
+def _fti_step(values: Mapping, clip: Backbone) -> float:
+    """Seconds a step, patches at hand, at the study's batch."""
+    batch = values["fti_batch_size"]
+    pixels = torch.randn(min(batch, SAMPLE), 3, clip.resolution, clip.resolution)
+    embeddings, tokens = (_repeated(part, batch).to(clip.device) for part in encode_patches(clip, pixels))
+    ids = tuple(map(str, range(batch)))
+    captions = Captions(ids, ("a thing",) * batch, ("standing beside a road",) * batch)
+    sentences = fti_training.sentences_of(clip, captions)
+    network = fti4cir.Fti4Cir(clip.dimension, clip.patch_width).to(clip.device)
+
+    def work() -> None:
+        with clip.autocast():
+            words = network(embeddings, tokens)
+        unit = F.normalize(embeddings, dim=-1)
+        terms = fti_training.losses(clip, words, unit, sentences, values["fti_temperature"])
+        fti_training.total(terms, fti_training.Settings()).backward()
+
+    return _median(work, clip)
+
+
+def _repeated(part: Tensor, number: int) -> Tensor:
+    return part.repeat(-(-number // len(part)), *[1] * (part.dim() - 1))[:number]
+
+
+def _multiply_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a large matrix product, in the language model's type."""
+    kind = torch.float16 if device.type == "cuda" else torch.float32
+    a = torch.randn(2048, 2048, device=device, dtype=kind)
+    return 2 * 2048**3 / _timed(lambda: a @ a, device)
+
+
+def _median(work: Callable[[], object], clip: Backbone) -> float:
+    work()  # the first run allocates
+    return statistics.median(_timed(work, clip.device) for _ in range(REPEATS))
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _patches(clip: Backbone) -> int:
+    return clip.model.visual.positional_embedding.shape[0]
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
