@@ -131,7 +131,7 @@ def leave(
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
     scored = [scores(b, found, method) for b, method, found in pairs if b.split == b.protocol.validation]
-    ranked = [_ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
+    ranked = [ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
     for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
         with written_aside(folder / f"{name}.parquet") as aside:
             pd.concat(tables, ignore_index=True).to_parquet(aside, index=False)
@@ -179,7 +179,7 @@ def _queries(benchmark: Benchmark, composer: Composer) -> Tensor:
     return composer.compose(list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
 
 
-def _ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
+def ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
     """One row a query: dataset, split, category, method, query, best, its first image ids, and group, its group in the
     order of their ranks."""
     images = benchmark.gallery["image"].to_numpy()

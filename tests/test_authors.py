@@ -6,6 +6,7 @@ import os
 import pickle
 import urllib.request
 import zipfile
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -249,7 +250,7 @@ def test_the_key_of_given_concepts_stands_for_file_list_and_depth(tmp_path, tiny
             "Image Name,1\na,Cat\nc,Dog\n",
             r"has concepts of another image list: 1 of 2 images are not in it \(first: b\); use those of this list, or",
         ),
-        ("Image Name,1\na,Cat\nb,Cat\nx_07,Cat\ny_7,Dog\n", "has concepts of the same image twice .*; make it anew"),
+        ("Image Name,1\na,Cat\nb,Cat\nx_07,Cat\ny_7,Dog\n", "has concepts of the same image twice.*; make it anew"),
     ],
 )
 def test_a_csv_of_another_form_or_list_is_refused(tmp_path, content, sentence):
@@ -351,7 +352,7 @@ def not_a_number(files, file):
         ),
         (
             lambda files: files[authors.NAMES].__setitem__(1, "ILSVRC2012_val_00000007.JPEG"),
-            r"has tokens of the same image twice \(4 names\); make it anew",
+            "has tokens of the same image twice.*; make it anew",
         ),
         (
             lambda files: files[authors.NAMES].__setitem__(1, "ILSVRC2012_test_00000009"),
@@ -566,3 +567,85 @@ def test_a_published_phi_in_the_cache_is_used_and_another_file_there_is_refused_
     checkpoint(path, known_answers.phi, lambda weights: weights["layers.6.bias"].add_(1))
     with pytest.raises(ValueError, match=r"SEARLE_ViT-B32.pt is not the file that first came .*; delete it and"):
         distillation.pretrained(store, known_answers.backbone, "SEARLE_ViT-B32")
+
+
+# What the authors' files hold, or broken ones may, that is not read or refused yet
+
+
+@pytest.mark.xfail(
+    strict=True, reason="CIRCO test names two references in two queries each, and the authors invert both"
+)
+def test_tokens_of_an_image_that_is_there_twice_are_its_first(tmp_path):
+    ema = experiment(tmp_path / "exp", ["7", "1", "7", "30", "4"])
+    assert torch.equal(authors.read_tokens(tmp_path / "exp", ["4", "7"], 6)[0], ema[[4, 0]])
+
+
+@pytest.mark.xfail(strict=True, reason="as with tokens: CIRCO test's file of concepts has two images twice")
+def test_concepts_of_an_image_that_is_there_twice_are_read(tmp_path):
+    (tmp_path / "concepts.csv").write_text("Image Name,1,2\n7,Cat,Dog\n1,Boat,Cat\n7,Cat,Dog\n")
+    names, rows = authors.read_concepts(tmp_path / "concepts.csv", ["1", "7"])
+    assert [[names[place] for place in row] for row in rows.tolist()] == [["Boat", "Cat"], ["Cat", "Dog"]]
+
+
+@pytest.mark.xfail(strict=True, reason="pandas' own words, which name no file")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00\x01",
+        b"Image Name,1,2\na,Cat,Dog,Tree\nb,Dog,Cat\n",
+        b"Image Name,1,2\na,Cat,Dog\nb,Dog,Cat,Tree\n",
+    ],
+)
+def test_a_csv_that_is_no_table_is_refused_by_name(tmp_path, content):
+    (tmp_path / "concepts.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"concepts.csv"):
+        authors.read_concepts(tmp_path / "concepts.csv", ["a", "b"])
+
+
+def changed_archive(path, at, compression):
+    """GPTNeo27B.zip of which one byte came wrong."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("concept_to_phrases.pkl", pickle.dumps({f"C{i}": ["a photo of it"] for i in range(500)}))
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.xfail(strict=True, raises=(zipfile.BadZipFile, zlib.error), reason="an error of zipfile or zlib passes")
+@pytest.mark.parametrize(
+    ("at", "compression"), [(0, zipfile.ZIP_STORED), (700, zipfile.ZIP_STORED), (56, zipfile.ZIP_DEFLATED)]
+)
+def test_a_zip_of_which_a_byte_came_wrong_is_refused_by_name(tmp_path, at, compression):
+    changed_archive(tmp_path / "GPTNeo27B.zip", at, compression)
+    with pytest.raises(ValueError, match=r"GPTNeo27B.zip .*download it again"):
+        authors.read_phrases(tmp_path / "GPTNeo27B.zip")
+
+
+@pytest.mark.xfail(strict=True, raises=(MemoryError, OverflowError), reason="a length that came wrong is believed")
+@pytest.mark.parametrize("content", [b"\x80\x04\x8d" + b"\x7f" * 8 + b"abc", b"\x80\x04\x95" + b"\xff" * 8 + b"}."])
+def test_a_pickle_of_which_a_length_came_wrong_is_refused_by_name(tmp_path, content):
+    (tmp_path / "phrases.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"phrases.pkl .*download it again"):
+        authors.read_phrases(tmp_path / "phrases.pkl")
+
+
+def another_hidden_width(weights):
+    weights.update({"layers.0.weight": torch.zeros(128, 64), "layers.0.bias": torch.zeros(128)})
+    weights.update({"layers.3.weight": torch.zeros(128, 128), "layers.3.bias": torch.zeros(128)})
+    weights.update({"layers.6.weight": torch.zeros(64, 128)})
+
+
+@pytest.mark.xfail(strict=True, raises=(AttributeError, RuntimeError), reason="only the outer widths are looked at")
+@pytest.mark.parametrize("edit", [another_hidden_width, lambda weights: weights.update({"layers.0.weight": 5})])
+def test_a_phi_whose_layers_do_not_fit_one_another_is_refused_by_name(tmp_path, known_answers, edit):
+    path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
+    with pytest.raises(ValueError, match=r"phi.pt "):
+        distillation.pretrained(Store(tmp_path / "store"), known_answers.backbone, str(path))
+
+
+@pytest.mark.xfail(strict=True, reason="the sentence quotes what torch 2.6 changed, cut off in mid-word")
+def test_a_phi_that_would_run_code_is_refused_with_what_it_names(tmp_path, known_answers):
+    path = checkpoint(tmp_path / "phi.pt", known_answers.phi, epoch=Runs(tmp_path / "ran"))
+    with pytest.raises(ValueError, match=r"phi.pt .*posix.system"):
+        authors.read_phi(path, 64, 64)

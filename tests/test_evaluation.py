@@ -141,7 +141,8 @@ def test_submissions_have_the_form_that_the_servers_take(study, tmp_path):
     for benchmark, ranked, _ in everything(study):
         if benchmark.split != benchmark.protocol.submission:
             continue
-        files = submissions.write(tmp_path, benchmark, ranked["SEARLE"], "SEARLE")
+        rankings = evaluation.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
+        files = submissions.write(tmp_path, rankings, benchmark.dataset, benchmark.split, "SEARLE")
         contents = [json.loads(file.read_text()) for file in files]
         ids = list(benchmark.queries["query"])
         if benchmark.dataset == "circo":
@@ -164,7 +165,22 @@ def test_submissions_have_the_form_that_the_servers_take(study, tmp_path):
 def test_fashioniq_has_no_test_server(study, tmp_path):
     benchmark, ranked, _ = next(everything(study))
     with pytest.raises(ValueError, match="FashionIQ has no test server; CIRR and CIRCO have"):
-        submissions.write(tmp_path, benchmark, ranked["SEARLE"], "SEARLE")
+        rankings = evaluation.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
+        submissions.write(tmp_path, rankings, benchmark.dataset, benchmark.split, "SEARLE")
+
+
+def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_path):
+    evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
+    tables = [evaluation.ranking_table(b, ranked["SEARLE"], "SEARLE") for b, ranked in evaluated]
+    sizes = {b.name: {"there": b.there, "whole": b.whole} for b, _ in evaluated}
+    (tmp_path / "cirr-test1-Old.json").write_text("{}")
+    sizes["circo/test"] = {"there": (3, 90), "whole": (4, 90)}
+    files = submissions.write_all(tmp_path, pd.concat(tables), sizes)
+    assert sorted(file.name for file in files) == ["cirr-test1-SEARLE.json", "cirr-test1-subset-SEARLE.json"]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert submissions.incomplete("circo/test", sizes) == (
+        "circo/test has 3 of 4 queries: a server takes no file without all."
+    )
 
 
 def test_what_06_leaves_is_what_07_finds(study, tiny, tmp_path):

@@ -72,13 +72,16 @@ def test_an_override_without_a_value_is_refused(tmp_path, known):
 
 
 def test_choices_are_those_that_the_library_knows():
-    from searle_lib import backbone, benchmarks, captions, composers, fti_training, images, workspace
+    from searle_lib import backbone, benchmarks, captions, composers, fti_training, images, readable, workspace
 
     known_to_library = {
         "world": workspace.WORLDS,
         "preprocess": images.PREPROCESSINGS,
         "precision": backbone.PRECISIONS,
         "datasets": benchmarks.PROTOCOLS,
+        "evaluate": benchmarks.EVALUATE,
+        "fashioniq_gallery": benchmarks.FASHIONIQ_GALLERIES,
+        "missing_images": readable.POLICIES,
         "fti_words": tuple(fti_training.UNUSED),
         "fti_without": ("", *fti_training.TERMS),
         "caption_split": captions.SPLITS,
@@ -118,3 +121,16 @@ def test_every_option_of_the_published_command_line_is_a_parameter(known):
         "eval-type", "phi-checkpoint-name",
     ):  # fmt: skip
         assert option in help_texts, option
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "params").glob("*.yaml")))
+def test_every_shipped_parameter_file_is_accepted(known, file):
+    values = parameters.read(ROOT / "params" / file, known)
+    assert values["study"] == Path(file).stem
+
+
+@pytest.mark.parametrize("file", ["searle-b32.yaml", "searle-xl.yaml"])
+def test_the_published_studies_leave_nothing_to_the_miniature_defaults(known, file):
+    values = parameters.read(ROOT / "params" / file, known)
+    without = () if "FTI4CIR" in values["methods"] else ("fti_", "blip_", "caption")
+    assert {name for name in known if not name.startswith(without)} <= set(values)

@@ -43,21 +43,34 @@ def summary():
     return pd.DataFrame(rows, columns=[*results.COLUMNS, "queries"])
 
 
+def made_with(world):
+    sizes = {"circo/val": {"gallery": "circo/unlabeled", "there": [20, 900], "whole": [22, 1000]}}
+    return {"world": world, "sizes": sizes, "backbone": "tiny", "clip_sha256": "abcdef0123"}
+
+
 def test_a_table_marks_the_best_and_shows_published_numbers_as_another_worlds(summary):
-    html = tables.table(summary, "CIRCO", "val", another_world=True).data
+    html = tables.table(summary, "CIRCO", "val", made_with("miniature")).data
     assert '<td class="best">9.50<small>8.5–10.5</small></td>' in html
     assert "<td>3.00<small>2.0–4.0</small></td>" in html
     assert (
         "published on the real CIRCO test; this study&#x27;s pictures are another world&#x27;s, do not compare" in html
     )
-    assert "SEARLE-OTI (ViT-B/32)" in html and "negation" not in html and "20 all" in html
+    assert "SEARLE-OTI (ViT-B/32)" in html and "negation" not in html
+
+
+def test_every_table_says_how_much_was_there_and_of_which_weights_it_is(summary):
+    for html in (
+        tables.table(summary, "CIRCO", "val", made_with("real")).data,
+        tables.aspect_table(summary, "CIRCO", "val", made_with("real")).data,
+    ):
+        assert "20 of 22 queries over 900 of 1,000 images" in html and "sha256 of its weights abcdef0123" in html
 
 
 def test_a_real_study_has_published_numbers_without_that_mark(summary):
-    html = tables.table(summary, "CIRCO", "val", another_world=False).data
+    html = tables.table(summary, "CIRCO", "val", made_with("real")).data
     assert "published on the real CIRCO test" in html and "another world" not in html
 
 
 def test_the_aspect_table_has_a_row_an_aspect(summary):
-    html = tables.aspect_table(summary, "CIRCO", "val").data
+    html = tables.aspect_table(summary, "CIRCO", "val", made_with("real")).data
     assert html.count("<tr>") == 2 and "negation" in html

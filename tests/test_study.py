@@ -138,12 +138,12 @@ def test_papermill_prints_a_notebooks_parameters_as_a_manual():
     assert "oti_steps: int (default 60) optimisation steps an image (SEARLE, oti-steps: 350)" in said
 
 
-@pytest.mark.parametrize("notebook", ["03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results"])
+@pytest.mark.parametrize("notebook", ["03_oti", "04_phi", "06_retrieval", "07_results"])
 def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, notebook):
     folder = make_project(tmp_path / "project", world)
     ran = command(folder, "run", "params/quick.yaml", "--only", notebook)
     assert ran.returncode == 1
-    needed = {"07_results": "06_retrieval"}.get(notebook, "02_concepts")
+    needed = {"07_results": "06_retrieval"}.get(notebook, "01_phrases")
     last = ran.stderr.strip().splitlines()[-1]
     assert re.fullmatch(rf"error: {notebook} stopped: notebook {notebook} needs .*; run {needed} first.*", last), (
         ran.stderr
