@@ -7,6 +7,7 @@ module and it stands on none of them.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 FORMAT = 2  # part of every hash; raise it when what a stage writes changes its meaning
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Missing(RuntimeError):
@@ -58,11 +61,19 @@ class Store:
         with FileLock(self._lock(key)):
             if folder.exists():  # another process built it while we waited
                 return Artefact(folder, key)
-            partial.mkdir(exist_ok=True)
             try:
+                partial.mkdir(exist_ok=True)
                 make(partial)
                 write_json(partial / "manifest.json", {"name": name, "key": key, "format": FORMAT, "facts": facts})
                 partial.rename(folder)
+            except (OSError, SafetensorError) as problem:
+                if not _is_full(problem):
+                    raise
+                raise OSError(
+                    f"the disk of {self.root} is full ({shutil.disk_usage(self.root).free:,} bytes are free) before "
+                    f"{name} was written; make room or set artefact_root to a larger disk, then run again: what is "
+                    "finished is kept."
+                ) from problem
             finally:
                 if not any(path.is_file() for path in partial.rglob("*")):  # cut off before its first shard
                     shutil.rmtree(partial, ignore_errors=True)
@@ -107,6 +118,12 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _is_full(problem: Exception) -> bool:
+    """Whether an error says that there is no room left; safetensors and Arrow say it in words only."""
+    words = ("StorageFull", "No space left", "quota exceeded")
+    return getattr(problem, "errno", None) in FULL or any(said in str(problem) for said in words)
 
 
 def _differing(wanted: dict, found: dict, prefix: str = "") -> list[str]:

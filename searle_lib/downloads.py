@@ -5,7 +5,6 @@ it stands `<name>.sha256`, the pin of what first came, in the form that `sha256s
 our dependencies resumes a download through a public function. It stands on artefacts alone.
 """
 
-import errno
 import json
 import os
 import urllib.error
@@ -17,11 +16,10 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from searle_lib.artefacts import file_sha256, write_json, written_aside
+from searle_lib.artefacts import FULL, file_sha256, write_json, written_aside
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 16  # bytes, of which a reset connection loses one at most
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache() -> Path:

@@ -29,6 +29,7 @@ from searle_lib import (
     phrase_bank,
     phrases,
     plan,
+    readable,
 )
 from searle_lib.artefacts import Store
 from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches, encode_texts
@@ -77,12 +78,14 @@ def workload(values: Mapping, here: Workspace) -> Workload:
     unlabeled = len(annotations.imagenet(here.data)) if plan.needs_imagenet(values) else 0
     writes = plan.writes_phrases(values)
     concepts = len(set(read_vocabulary(here.path(values["vocabulary"])).names)) if writes else 0
-    there = (Path(path) for table in galleries.values() for path in table["path"].head(4 * SAMPLE))
-    first = tuple(path for path in there if path.is_file())[:SAMPLE]
+    first: list[Path] = []
+    for name, table in galleries.items():
+        good = readable.verdicts(here.store, name, table, values["workers"]) == readable.GOOD
+        first += map(Path, table["path"][good.numpy()].head(SAMPLE))
     total = sum(map(len, galleries.values()))
     written = concepts * values["phrases_per_concept"]
     model = _parameters(Path(here.path(values["language_model"])))
-    return Workload(total, references, unlabeled, concepts, written, model, first)
+    return Workload(total, references, unlabeled, concepts, written, model, tuple(first[:SAMPLE]))
 
 
 def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:

@@ -131,9 +131,7 @@ def models(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterato
         path = here.path(values["fti_weights"])
         yield _tried("FTI4CIR's network", lambda: _fti(here, loaded, path))
     elif Path(here.path(values["captions_file"])).is_file():
-        ids = list(annotations.imagenet(here.data)["image"])
-        read = captions.read(here.path(values["captions_file"]), ids, values["caption_split"])
-        yield Finding("captions", "", f"{len(read.ids):,} of {len(ids):,} images")
+        yield _tried("captions", lambda: _captions(values, here))
     else:
         yield _hub("BLIP", "blip_model", here.path(values["blip_model"]))
         there = importlib.util.find_spec("spacy") and importlib.util.find_spec("en_core_web_sm")
@@ -208,6 +206,12 @@ def _phi(here: Workspace, loaded: Backbone, checkpoint: str) -> str:
 def _fti(here: Workspace, loaded: Backbone, path: str) -> str:
     fti_training.from_released(Store(here.store.root), loaded, path)
     return f"fits {loaded.name}; sha256 {file_sha256(Path(path))}"
+
+
+def _captions(values: Mapping, here: Workspace) -> str:
+    ids = list(annotations.imagenet(here.data)["image"])
+    read = captions.read(here.path(values["captions_file"]), ids, values["caption_split"])
+    return f"{len(read.ids):,} of {len(ids):,} images"
 
 
 def _vocabulary(path: str, real: bool) -> str:

@@ -2,12 +2,17 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from searle_lib import artefacts, shards
-from searle_lib.artefacts import Missing, Store
+from searle_lib.artefacts import Missing, Store, write_json
 
 
 def write_hello(folder):
@@ -104,3 +109,40 @@ def test_two_processes_that_want_the_same_artefact_make_it_once(tmp_path):
         process.join()
         assert process.exitcode == 0
     assert (tmp_path / "makes.txt").read_text() == "made\n"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 200 kB, which a test may enlarge."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk small enough to fill")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+WRITERS = {
+    "tensors": lambda path: save_file({"x": torch.rand(100_000)}, path),
+    "table": lambda path: pd.DataFrame({"x": np.random.default_rng(0).random(100_000)}).to_parquet(path),
+    "json": lambda path: write_json(path, np.random.default_rng(0).random(30_000).tolist()),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_told_in_one_sentence_and_what_is_finished_is_gone_on_with(small_disk, kind):
+    store, made = Store(small_disk), []
+
+    def make(folder):
+        if not (folder / "first").exists():
+            made.append("first")
+            (folder / "first").write_text("done")
+        WRITERS[kind](folder / "second")
+
+    with pytest.raises(
+        OSError, match=r"the disk of .*disk is full \([\d,]+ bytes are free\) before numbers was written"
+    ):
+        store.keep("numbers", {"a": 1}, make)
+    subprocess.run(["mount", "-o", "remount,size=9m", small_disk], check=True)
+    kept = store.keep("numbers", {"a": 1}, make)
+    assert made == ["first"] and (kept.folder / "second").stat().st_size > 200_000

@@ -133,3 +133,28 @@ def test_a_broken_json_file_is_named(data):
     file.write_text(file.read_text()[:50])
     with pytest.raises(ValueError, match=r"split.dress.val.json is not valid JSON .*; download it again"):
         benchmarks.load("fashioniq", data, "val")
+
+
+def test_images_of_another_coco_year_are_refused_with_what_to_download(data):
+    info = data / "CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+    info.write_text(json.dumps({"info": {"year": 2014}, "images": [{"id": 7, "file_name": "COCO_test2014_7.jpg"}]}))
+    said = r"query 0 of circo/val names image \d+, which is not among the 1 of .*; it must be COCO's image_info"
+    with pytest.raises(ValueError, match=said):
+        benchmarks.load("circo", data, "val")
+
+
+def test_cirr_without_test1_says_how_to_do_without(data):
+    (data / "CIRR/cirr/captions/cap.rc2.test1.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test1.json does not exist; .* or leave its split out of evaluate"):
+        benchmarks.load_all(["cirr"], data)
+    assert list(benchmarks.load_all(["cirr"], data, ["validation"])) == ["cirr/val"]
+
+
+def test_the_union_gallery_is_what_queries_name_in_the_order_of_the_split(world):
+    for split, union in zip(
+        *(benchmarks.load("fashioniq", world, "val", kind) for kind in ("split", "union")), strict=True
+    ):
+        named = set(split.queries["reference"]) | set(split.queries["target"])
+        assert union.gallery["image"].tolist() == [image for image in split.gallery["image"] if image in named]
+        assert len(union.gallery) < len(split.gallery) and union.images != split.images
+        assert union.whole == (6, len(named))

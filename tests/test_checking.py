@@ -1,0 +1,157 @@
+"""`check` on small data roots that are whole, broken, or elsewhere; and what it estimates against what is there."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from searle_lib import (
+    authors,
+    benchmarks,
+    checking,
+    distillation,
+    embeddings,
+    estimates,
+    findings,
+    parameters,
+    patches,
+    phrase_bank,
+    phrases,
+    study,
+)
+from searle_lib.artefacts import Store
+from searle_lib.concepts import read_vocabulary
+from searle_lib.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def values(world):
+    """The mini study's parameters for the session's small world."""
+    known = parameters.defaults(parameters.declared(study.notebooks(ROOT)))
+    return known | {
+        "clip_model": str(world / "models" / "tiny-clip.pt"),
+        "language_model": str(world / "models" / "tiny-gpt-neo"),
+        "vocabulary": str(world / "oidv7-class-descriptions.csv"),
+        "captions_file": str(world / "ImageNet1K" / "blip_pairs.json"),
+        "phi_batch_size": 8,
+        "fti_batch_size": 8,
+        "oti_batch_size": 8,
+        "workers": 2,
+    }
+
+
+def place(folder, data):
+    return Workspace(ROOT, data, Store(folder / "artefacts"), folder / "reports")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def told(capsys, values, here):
+    code = checking.report(values, here)
+    return code, capsys.readouterr().out
+
+
+def test_a_study_that_has_everything_is_ready(values, world, tmp_path, capsys, tiny):
+    code, said = told(capsys, values, place(tmp_path, world))
+    assert code == 0 and said.rstrip().endswith("ready.") and "✗" not in said
+    assert tiny.sha256 in said and "24 listed, 24 readable" in said
+    for what in ("disk, all", "memory", "time: OTI", "time: φ", "time: FTI4CIR's training", "time, all"):
+        assert what in said
+
+
+def test_every_image_that_cannot_be_read_is_told_by_name_and_listed_in_a_file(values, world, tmp_path, capsys):
+    data = shutil.copytree(world, tmp_path / "data", ignore=shutil.ignore_patterns("models"))
+    dress, *_ = benchmarks.load("fashioniq", data, "val")
+    gone, cut = map(Path, dress.gallery["path"][[2, 5]])
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    code, said = told(capsys, values, place(tmp_path, data))
+    assert code == 1 and "✗   fashioniq/val/dress: images" in said
+    assert f"1 of 20 images of fashioniq/val/dress are missing ({gone.stem}; the first would be {gone}; all in" in said
+    assert f"problem: image {cut} cannot be decoded (100 bytes on disk" in said
+    listed = (tmp_path / "reports" / "unreadable" / "fashioniq-val-dress.txt").read_text()
+    assert listed == f"{gone}\n{cut}\n"
+    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    assert code == 0 and "18 readable, 1 missing, 1 broken" in said.replace("\n", " ")
+
+
+def test_images_are_decoded_once_for_all_checks(values, world, tmp_path, monkeypatch):
+    here = place(tmp_path, world)
+    first = [finding.found for finding in findings.data(values, here)]
+    monkeypatch.setattr(findings.readable.images, "read", None)
+    assert [finding.found for finding in findings.data(values, here)] == first
+
+
+def test_a_wrong_root_is_told_for_every_data_set(values, tmp_path, capsys):
+    code, said = told(capsys, values, place(tmp_path, tmp_path / "elsewhere"))
+    assert code == 1 and "What it will take cannot be said before the data can be read." in said
+    for name in ("FashionIQ", "CIRR", "CIRCO", "ImageNet1K/test"):
+        assert f"{tmp_path}/elsewhere/{name} does not exist; put the data set there, or correct data_root." in said
+    assert said.count("problem: ") == 4  # each once, though captions want ImageNet too
+
+
+def test_the_published_sizes_are_expected_of_real_data(values, world, tmp_path):
+    found = list(findings.data(values | {"world": "real"}, place(tmp_path, world)))
+    table = {finding.what: finding for finding in found}
+    assert (
+        table["circo/unlabeled: images"].expected == "123,403" and table["imagenet/test: images"].expected == "100,000"
+    )
+    assert "cirr/val: queries: there are" in table["cirr/val: queries"].problems[0]
+    union = findings.data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path, world))
+    assert "2,628" in [finding.expected for finding in union]
+
+
+def test_weights_that_do_not_belong_together_are_told_with_the_others(values, world, tmp_path, capsys):
+    wrong = authors.write_phi(tmp_path / "SEARLE_ViT-L14.pt", 1, distillation.Phi(768, 768).state_dict())
+    changed = values | {"phi_checkpoint": str(wrong), "methods": ["SEARLE", "FTI4CIR"], "captions_file": "nowhere.json"}
+    changed |= {"blip_model": str(tmp_path / "no-blip")}
+    code, said = told(capsys, changed, place(tmp_path, world))
+    assert code == 1
+    assert "is a φ for embeddings of 768 numbers and tokens of 768, but this CLIP has 128 and 128" in said
+    assert f"blip_model {tmp_path / 'no-blip'} is neither a folder nor in the hub's cache; run: hf download" in said
+
+
+def test_a_device_that_is_not_there_is_told(values, world, tmp_path, capsys):
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda:99"
+    code, said = told(capsys, values | {"device": absent}, place(tmp_path, world))
+    assert code == 1 and f"device {absent} is not available on this machine; set device to cpu or auto." in said
+
+
+def test_a_disk_that_is_too_small_is_told(values, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5000))
+    code, said = told(capsys, values, place(tmp_path, world))
+    assert code == 1 and "5.0 kB free; point artefact_root to a larger disk." in said
+
+
+def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
+    here = place(tmp_path, world)
+    load = estimates.workload(values, here)
+    sizes = estimates.disk(values, tiny, load)
+    settings = phrases.Settings(phrases_per_concept=values["phrases_per_concept"])
+    written = phrases.generate(here.store, read_vocabulary(values["vocabulary"]), values["language_model"], settings)
+    phrase_bank.prepare(here.store, tiny, written)
+    loaded = benchmarks.load_all(values["datasets"], world)
+    embeddings.encode_galleries(here.store, tiny, loaded, "targetpad")
+    table = findings.annotations.imagenet(world)
+    patches.encode(here.store, tiny, "captioned", table, "targetpad", 8, 2)
+
+    def taken(name):
+        return sum(p.stat().st_size for p in here.store.root.glob(f"{name}*/**/*.safetensors"))
+
+    assert sizes["phrase features and tokens"] == pytest.approx(taken("phrase-bank"), rel=0.02)
+    assert sizes["patch tokens"] == pytest.approx(taken("patches"), rel=0.05)
+    assert sizes["image embeddings"] == pytest.approx(taken("embeddings") + 24 * tiny.dimension * 4, rel=0.1)
+
+
+def test_time_grows_with_the_work(values, world, tmp_path, tiny):
+    load = estimates.workload(values, place(tmp_path, world))
+    stages = {stage.name: stage.seconds for stage in estimates.times(values, tiny, load)}
+    assert set(stages) == {"image embeddings", "phrases", "text features", "OTI", "φ", "FTI4CIR's training"}
+    longer = {s.name: s.seconds for s in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
+    assert longer["OTI"] > 20 * stages["OTI"]
