@@ -67,7 +67,13 @@ def _fashioniq(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 def _fashioniq_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
     names = _json(image_list("fashioniq", folder.parent, split, category))
-    return _table([(name, folder / "images" / f"{name}.jpg") for name in names])
+    return _table([(name, _jpg_or_png(folder / "images" / name)) for name in names])
+
+
+def _jpg_or_png(stem: Path) -> Path:
+    """A picture's file: collections of FashionIQ's pictures differ in their form. The .jpg where there is neither."""
+    jpg, png = stem.with_name(stem.name + ".jpg"), stem.with_name(stem.name + ".png")
+    return png if png.exists() and not jpg.exists() else jpg
 
 
 def _cirr(folder: Path, split: str, category: str) -> pd.DataFrame:

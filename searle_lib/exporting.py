@@ -48,6 +48,7 @@ def export(artefacts: Path, reports: Path, to: Path) -> list[Path]:
 def _tokens(folder: Path, to: Path, split: str, study: str) -> Path:
     made, ids = load_file(folder / "oti.safetensors"), json.loads((folder / IDS).read_text())
     facts = json.loads((folder / "manifest.json").read_text())["facts"]
+    split = split.removesuffix("1")  # their code calls CIRR's test1 test
     return authors.write_tokens(to / "oti_pseudo_tokens" / split / study, ids, made["ema"], made["last"], facts)
 
 

@@ -158,3 +158,13 @@ def test_the_union_gallery_is_what_queries_name_in_the_order_of_the_split(world)
         assert union.gallery["image"].tolist() == [image for image in split.gallery["image"] if image in named]
         assert len(union.gallery) < len(split.gallery) and union.images != split.images
         assert union.whole == (6, len(named))
+
+
+def test_fashioniq_pictures_may_be_png_where_there_is_no_jpg(data):
+    folder = data / "FashionIQ/images"
+    names = json.loads((data / "FashionIQ/image_splits/split.dress.val.json").read_text())
+    folder.mkdir()
+    for file in (f"{names[0]}.png", f"{names[1]}.png", f"{names[1]}.jpg"):
+        (folder / file).write_bytes(b"")
+    paths = benchmarks.load("fashioniq", data, "val")[0].gallery["path"]
+    assert [path.rsplit("/", 1)[-1] for path in paths[:3]] == [f"{names[0]}.png", f"{names[1]}.jpg", f"{names[2]}.jpg"]

@@ -192,7 +192,6 @@ def test_the_authors_validation_finds_the_clip_of_tokens(tiny, made, tmp_path):
     assert json.loads((folder / "hyperparameters.json").read_text())["clip_model_name"] == "tiny-clip"
 
 
-@pytest.mark.xfail(strict=True, reason="they lie in cirr/test1")
 def test_the_authors_submission_finds_tokens_of_cirr_in_test(tiny, made, tmp_path):
     name = "cirr/val/references"
     composers = {"cirr/test1": {"SEARLE-OTI": SearleOti(Sources(tiny, made.images[name], made.tokens[name]))}}
