@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from searle_lib import study
+from searle_lib import artefacts, study
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         return given.run(given)
-    except (study.Stopped, ValueError, OSError) as problem:
+    except (study.Stopped, artefacts.Missing, ValueError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

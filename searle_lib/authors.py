@@ -5,7 +5,9 @@ that knows no class at all, so that nothing in them can run; tensors by torch's 
 """
 
 import pickle
+import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +29,11 @@ def read_phrases(path: Path) -> pd.DataFrame:
     """
     content = _plain(path)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of phrases by concept.")
+        what = "an empty dictionary" if content == {} else f"a {type(content).__name__}"
+        raise ValueError(
+            f"{path} holds {what}, not a dictionary of phrases by concept; phrases_file must be "
+            "concept_to_phrases.pkl, or a zip of it."
+        )
     for concept, phrases in content.items():
         fine = isinstance(concept, str) and isinstance(phrases, list) and phrases
         if not fine or not all(isinstance(phrase, str) for phrase in phrases):
@@ -38,7 +44,7 @@ def read_phrases(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} has the concept {twice!r} twice but for blanks; remove one.")
     counts = [len(phrases) for phrases in content.values()]
     texts = [phrase for phrases in content.values() for phrase in phrases]
-    return pd.DataFrame({"concept": np.repeat(names, counts), "phrase": texts})
+    return pd.DataFrame({"concept": np.repeat(np.array(names, dtype=object), counts), "phrase": texts})
 
 
 def read_concepts(path: Path, ids: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
@@ -47,14 +53,20 @@ def read_concepts(path: Path, ids: Sequence[str]) -> tuple[tuple[str, ...], Tens
 
     Raises ValueError, in one sentence, for another form, an empty cell and an image of the list that is not there.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("its rows have more cells than its header")
+    except ValueError as problem:  # as are pandas' own and that of text which is no UTF-8
+        raise ValueError(f"{path} is no table ({' '.join(str(problem).split())}); make it anew.") from problem
     if "Image Name" not in table or table.shape[1] < 2:
         raise ValueError(f"{path} must have the columns Image Name, 1, 2, ...; it has {', '.join(table.columns[:4])}.")
     cells = table.drop(columns="Image Name").to_numpy(dtype=object)
-    if (cells == "").any():
-        row = int((cells == "").any(1).argmax())
-        raise ValueError(f"{path} has an empty concept for image {table['Image Name'][row]}; make the file anew.")
-    names, rows = np.unique(cells.astype(str), return_inverse=True)
+    rows, names = pd.factorize(cells.ravel())  # ImageNet's 25 million cells are too many to sort; -1 where a row ends
+    empty = np.array([not name.strip() for name in names] + [True])[rows].reshape(cells.shape).any(1)
+    if empty.any():
+        image = table["Image Name"][int(empty.argmax())]
+        raise ValueError(f"{path} has an empty concept for image {image}; make the file anew.")
     places = _rows_of(ids, list(table["Image Name"]), path, "concepts")
     return tuple(names.tolist()), torch.from_numpy(rows.reshape(cells.shape))[places]
 
@@ -93,14 +105,24 @@ def read_phi(path: Path, dimension: int, width: int) -> dict[str, Tensor]:
     content = _load(path)
     weights = content.get("Phi") if isinstance(content, dict) else None
     expected = {f"{layer}.{part}" for layer in PHI_LAYERS for part in ("weight", "bias")}
-    if not isinstance(weights, dict) or set(weights) != expected:
-        raise ValueError(f"{path} holds no φ ({{'epoch', 'Phi'}} with layers 0, 3 and 6); correct phi_checkpoint.")
-    came, went = weights["layers.0.weight"].shape[1], weights["layers.6.weight"].shape[0]
+    if not isinstance(weights, dict) or set(weights) != expected or not all(map(torch.is_tensor, weights.values())):
+        raise ValueError(f"{path} holds no φ ({{'epoch', 'Phi'}} with layers 0, 3 and 6); use phi_*.pt or SEARLE_*.pt.")
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    hidden = 4 * dimension
+    fitting = dict(zip(PHI_LAYERS, ((hidden, dimension), (hidden, hidden), (width, hidden)), strict=True))
+    came, went = (shapes["layers.0.weight"] + (0, 0))[1], (shapes["layers.6.weight"] + (0,))[0]
     if (came, went) != (dimension, width):
         raise ValueError(
             f"{path} is a φ for embeddings of {came} numbers and tokens of {went}, but this CLIP has {dimension} and "
             f"{width}; φ and clip_model must be of the same backbone (ViT-B/32: 512, ViT-L/14: 768)."
         )
+    for layer, (after, before) in fitting.items():
+        found = shapes[f"{layer}.weight"], shapes[f"{layer}.bias"]
+        if found != ((after, before), (after,)):
+            raise ValueError(
+                f"{path} has a {layer} of {found[0]} and {found[1]}, not {(after, before)} and {(after,)} as φ for "
+                "this CLIP has; use another file."
+            )
     broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
     if broken:
         raise ValueError(f"{path} has weights in {broken} that are not finite; download it again.")
@@ -129,9 +151,11 @@ def write_tokens(folder: Path, ids: Sequence[str], ema: Tensor, last: Tensor, se
 
 def _rows_of(ids: Sequence[str], names: list[str], path: Path, what: str) -> Tensor:
     """Rows [N] of images in a list of names, in which ImageNet's may be bare numbers and ids may have zeros before."""
-    place = {_plain_name(name): row for row, name in enumerate(names)}
-    if len(place) < len(names):
-        raise ValueError(f"{path} has {what} of the same image twice ({len(names):,} names); make it anew.")
+    place: dict[str, int] = {}
+    for row, name in enumerate(names):  # CIRCO test names two references twice, and the authors take the first
+        first = names[place.setdefault(_plain_name(name), row)]
+        if first != name:
+            raise ValueError(f"{path} has {what} of the same image twice, as {first} and as {name}; make it anew.")
     missing = [image for image in ids if _plain_name(image) not in place]
     if missing:
         raise ValueError(
@@ -152,14 +176,23 @@ def _plain(path: Path) -> object:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                (name,) = [name for name in archive.namelist() if name.endswith(".pkl")]
-                return _Plain(archive.open(name)).load()
+                found = [name for name in archive.namelist() if name.endswith(".pkl") and "__MACOSX" not in name]
+                if len(found) != 1:
+                    raise ValueError(f"it is an archive of {len(found)} pickles, not of one")
+                return _Plain(archive.open(found[0])).load()
         with path.open("rb") as file:
             return _Plain(file).load()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; it belongs beside the others of its experiment.") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{path} is no pickle of plain lists and texts: {problem}; download it again.") from problem
+    except _BROKEN as problem:
+        said = " ".join(str(problem).split()) or type(problem).__name__
+        raise ValueError(f"{path} is no pickle of plain lists and texts: {said}; download it again.") from problem
+
+
+_BROKEN = (  # what unpicklers and archives raise where a byte came wrong; a length that did is believed at first
+    *(pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(MemoryError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class _Plain(pickle.Unpickler):
@@ -173,9 +206,11 @@ def _load(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; correct its parameter.") from None
+        raise FileNotFoundError(f"{path} does not exist; correct the path.") from None
     except Exception as problem:
+        named = re.search(r"GLOBAL ([\w.]+)", str(problem))
         reason = str(problem).splitlines()[0][:100] if str(problem) else type(problem).__name__
+        reason = f"it names {named[1]}, which is no tensor" if named else reason
         size = path.stat().st_size
         raise ValueError(
             f"{path} ({size:,} bytes) is no file of tensors that is safe to read ({reason}); download it again."

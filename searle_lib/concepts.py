@@ -110,7 +110,7 @@ def associate(
 
     `given` is a folder of the authors' concept files (similar_concepts); image lists that it has are not computed.
     """
-    file = plan.given_concepts(given, images.name)
+    file = plan.given_concepts(given, images.name, backbone.name)
     if file:
         names, rows = authors.read_concepts(file, images.ids)
         return Concepts(images.ids, rows[:, :depth], names, digest([file_sha256(file), list(images.ids), depth]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from searle_lib import authors
+from searle_lib.artefacts import write_json
 from searle_lib.inversion import IDS
 from searle_lib.plan import IMAGENET
 
@@ -22,22 +23,24 @@ def export(artefacts: Path, reports: Path, to: Path) -> list[Path]:
     made_with = reports / "made_with.json"
     if not made_with.is_file():
         raise FileNotFoundError(f"{made_with} does not exist; run 06_retrieval of this study first.")
-    made_from = json.loads(made_with.read_text())["made_from"]
+    facts = json.loads(made_with.read_text())
+    made_from, clip = facts["made_from"], {"clip_model_name": facts["backbone"]}  # which the authors' code asks for
     written, study = [], reports.name
     for split, of_split in made_from.items():
         if "SEARLE-OTI" in of_split:
             tokens = _artefact(artefacts, of_split["SEARLE-OTI"].removeprefix("searle-oti "))
-            written.append(_tokens(tokens, to, split, study))
+            written.append(_tokens(tokens, to, split.replace("test1", "test"), study, clip))
     networks = {of_split["SEARLE"].removeprefix("searle ") for of_split in made_from.values() if "SEARLE" in of_split}
     for network in networks:  # one, for all splits
         key, _, epoch = network.partition("/phi-")
         folder = _artefact(artefacts, key)
         weights = load_file(folder / (f"phi-{epoch}.safetensors" if epoch else "phi.safetensors"))
         name = f"phi_{int(epoch or 0)}.pt"
-        written.append(authors.write_phi(to / "phi_models" / study / "saved_models" / name, int(epoch or 0), weights))
+        place, made = to / "phi_models" / study, json.loads((folder / "manifest.json").read_text())["facts"]
+        written.append(authors.write_phi(place / "checkpoints" / name, int(epoch or 0), weights))
+        write_json(place / "hyperparameters.json", made | clip | {"phi_dropout": made.get("dropout", 0.5)})
         if epoch:
-            teachers = _artefact(artefacts, json.loads((folder / "manifest.json").read_text())["facts"]["tokens"])
-            written.append(_tokens(teachers, to, IMAGENET, study))
+            written.append(_tokens(_artefact(artefacts, made["tokens"]), to, IMAGENET, study, clip))
     if not written:
         raise ValueError(
             f"study {study} has no SEARLE and no SEARLE-OTI among its methods: there is nothing to export."
@@ -45,10 +48,10 @@ def export(artefacts: Path, reports: Path, to: Path) -> list[Path]:
     return written
 
 
-def _tokens(folder: Path, to: Path, split: str, study: str) -> Path:
+def _tokens(folder: Path, to: Path, split: str, study: str, clip: dict) -> Path:
     made, ids = load_file(folder / "oti.safetensors"), json.loads((folder / IDS).read_text())
-    facts = json.loads((folder / "manifest.json").read_text())["facts"]
-    split = split.removesuffix("1")  # their code calls CIRR's test1 test
+    ids = [f"{image}.JPEG" for image in ids] if split == IMAGENET else ids  # the authors know them by file name
+    facts = json.loads((folder / "manifest.json").read_text())["facts"] | clip
     return authors.write_tokens(to / "oti_pseudo_tokens" / split / study, ids, made["ema"], made["last"], facts)
 
 

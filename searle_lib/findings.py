@@ -157,7 +157,7 @@ def given(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterator
 def _given_of(
     name: str, ids: list[str], values: Mapping, here: Workspace, loaded: Backbone | None
 ) -> Iterator[Finding]:
-    csv = plan.given_concepts(here.path(values["concepts_root"]), name)
+    csv = plan.given_concepts(here.path(values["concepts_root"]), name, loaded.name) if loaded else None
     folder = plan.given_tokens(here.path(values["oti_root"]), name)
     if csv:
         yield _tried(

@@ -75,7 +75,8 @@ class PhraseBank:
         """
         if concepts.rows.shape[1] < min(top_k, len(concepts.names)):
             raise ValueError(
-                f"{top_k} nearest concepts are asked for but {concepts.rows.shape[1]} were kept; raise concept_depth."
+                f"{top_k} nearest concepts are asked for but {concepts.rows.shape[1]} are there; raise concept_depth, "
+                "or use concepts that were kept so deep."
             )
         names = [name.strip() for name in concepts.names]
         number = {name: place for place, name in enumerate(dict.fromkeys(names))}  # Open Images has some names twice

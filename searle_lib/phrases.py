@@ -114,7 +114,7 @@ def _given(store: Store, vocabulary: Vocabulary, given: str) -> Phrases:
     if given == "published":
         path = downloads.fetch(RELEASE, downloads.cache() / "GPTNeo27B.zip")
     elif not path.is_file():
-        raise FileNotFoundError(f"phrases_file {given} does not exist; correct it, or leave it empty to sample.")
+        raise FileNotFoundError(f"phrases_file {given} is no file; correct it, or leave it empty to sample.")
 
     def make(folder: Path) -> None:
         table = authors.read_phrases(path)

@@ -3,6 +3,7 @@
 A list of images is "imagenet/test", from which φ learns, or a split's references, such as "cirr/val/references".
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def inverts(
     """Whether some list of images has to be inverted here, so that phrases and concepts are needed."""
     lists = [f"{dataset}/{split}/references" for dataset, split in names(datasets, evaluate)]
     lists = lists if "SEARLE-OTI" in methods else []
-    return teaches_phi(methods, phi_checkpoint) or not all(given_tokens(oti_root, images) for images in lists)
+    teaches = teaches_phi(methods, phi_checkpoint)
+    lists += [IMAGENET] if teaches else []
+    given = [given_tokens(oti_root, images) for images in lists]  # each is looked at, so that a wrong root is told now
+    return teaches or not all(given)
 
 
 def writes_phrases(values: Mapping) -> bool:
@@ -62,12 +66,14 @@ def left_out(notebook: str, values: Mapping) -> str:
     return ""
 
 
-def given_concepts(concepts_root: str, images: str) -> Path | None:
-    """The authors' CSV below similar_concepts/{dataset}/{split} for a list of images, if any.
+def given_concepts(concepts_root: str, images: str, clip: str) -> Path | None:
+    """The authors' CSV below similar_concepts/{dataset}/{split} for a list of images and a CLIP, if any.
 
     Raises FileNotFoundError when the root does not exist, ValueError when there are several.
     """
-    return _one(concepts_root, images, "*_ensembling_image_texts.csv", "concepts_root")
+    found = _below(concepts_root, images, "*_top_*_ensembling_image_texts.csv", "concepts_root")
+    of_clip = [path for path in found if _letters(path.name.split("_top_")[0]) == _letters(clip)]
+    return _only(of_clip, images, "concepts_root")
 
 
 def given_tokens(oti_root: str, images: str) -> Path | None:
@@ -75,18 +81,26 @@ def given_tokens(oti_root: str, images: str) -> Path | None:
 
     Raises likewise.
     """
-    found = _one(oti_root, images, "ema_oti_pseudo_tokens.pt", "oti_root")
+    found = _only(_below(oti_root, images, "ema_oti_pseudo_tokens.pt", "oti_root"), images, "oti_root")
     return found and found.parent
 
 
-def _one(root: str, images: str, pattern: str, parameter: str) -> Path | None:
+def _below(root: str, images: str, pattern: str, parameter: str) -> list[Path]:
     if not root:
-        return None
+        return []
     if not Path(root).is_dir():
         raise FileNotFoundError(f"{parameter} {root} does not exist; correct it, or leave it empty to compute.")
     dataset, split = images.split("/")[:2]
-    splits = (split, "test") if split == "test1" else (split,)
-    found = sorted(path for name in splits for path in (Path(root) / dataset / name).rglob(pattern))
+    splits = (split, "test") if split == "test1" else (split,)  # the authors call CIRR's test1 test
+    return sorted(path for name in splits for path in (Path(root) / dataset / name).rglob(pattern))
+
+
+def _only(found: list[Path], images: str, parameter: str) -> Path | None:
     if len(found) > 1:
-        raise ValueError(f"{parameter} has two of {dataset}/{split}, {found[0]} and {found[1]}; leave one there.")
+        raise ValueError(f"{parameter} has two of {images}, {found[0]} and {found[1]}; leave one there.")
     return found[0] if found else None
+
+
+def _letters(name: str) -> str:
+    """A CLIP's name without what file names leave out: ViT-B/32 and ViT-B-32 are ViT-B32."""
+    return re.sub(r"\W", "", name)

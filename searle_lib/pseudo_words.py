@@ -45,6 +45,6 @@ def encode_with_pseudo_words(clip: Backbone, prompts: Sequence[str], words: Tens
     Raises ValueError for a prompt without $ and for another number of words than prompts.
     """
     if len(prompts) != len(words):
-        raise ValueError(f"there are {len(prompts)} prompts and {len(words)} pseudo-words; give one for each.")
+        raise ValueError(f"{len(prompts)} prompts do not go with {len(words)} pseudo-words; give one word a prompt.")
     features = backbone.encode_text(clip, backbone.tokenize(prompts), words)
     return torch.nn.functional.normalize(features, dim=-1)

@@ -55,7 +55,10 @@ def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int =
         return table
     good = table[(verdicts(store, name, table, workers) == GOOD).numpy()]
     if good.empty:
-        raise ValueError(f"none of the {len(table):,} images of {name} can be read (first: {table['path'].iloc[0]}).")
+        raise ValueError(
+            f"none of the {len(table):,} images of {name} can be read (first: {table['path'].iloc[0]}); download "
+            "them, or correct data_root."
+        )
     return good.reset_index(drop=True)
 
 

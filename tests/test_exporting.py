@@ -177,7 +177,6 @@ def test_a_half_built_artefact_of_that_key_is_not_taken(tiny, made, tmp_path):
 # What the authors' validate.py, generate_test_submission.py and train_phi.py ask of the folders
 
 
-@pytest.mark.xfail(strict=True, reason="φ lies in saved_models, and without hyperparameters.json")
 def test_the_authors_validation_finds_phi_and_its_settings(tiny, made, tmp_path):
     exporting.export(made.root, study(tmp_path, tiny, made, made.trained["2"]), tmp_path / "out")
     folder = tmp_path / "out" / "phi_models" / "little"
@@ -186,7 +185,6 @@ def test_the_authors_validation_finds_phi_and_its_settings(tiny, made, tmp_path)
     assert settings["clip_model_name"] == "tiny-clip" and settings["phi_dropout"] == PHI_FAST.dropout
 
 
-@pytest.mark.xfail(strict=True, reason="hyperparameters.json does not name CLIP")
 def test_the_authors_validation_finds_the_clip_of_tokens(tiny, made, tmp_path):
     (folder,) = exporting.export(made.root, study(tmp_path, tiny, made, inverted=("cirr/val",)), tmp_path / "out")
     assert json.loads((folder / "hyperparameters.json").read_text())["clip_model_name"] == "tiny-clip"
@@ -199,7 +197,6 @@ def test_the_authors_submission_finds_tokens_of_cirr_in_test(tiny, made, tmp_pat
     assert written == [tmp_path / "out" / "oti_pseudo_tokens" / "cirr" / "test" / "little"]
 
 
-@pytest.mark.xfail(strict=True, reason="image_names.pkl has ImageNet's names without .JPEG")
 def test_the_authors_training_finds_imagenet_tokens_by_file_name(tiny, made, tmp_path):
     exporting.export(made.root, study(tmp_path, tiny, made, made.trained["2"]), tmp_path / "out")
     names = tmp_path / "out" / "oti_pseudo_tokens" / "imagenet" / "test" / "little" / "image_names.pkl"

@@ -222,5 +222,5 @@ def test_precision_is_part_of_what_determines_words_and_bank(world, tiny, tmp_pa
 def test_more_concepts_than_were_kept_are_asked_for_in_one_sentence(tiny, tmp_path):
     images, concepts, written = problem(tiny)
     concepts = dataclasses.replace(concepts, rows=concepts.rows[:, :2])
-    with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 were kept; raise concept_depth"):
+    with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 are there; raise concept_depth"):
         inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)

@@ -74,7 +74,7 @@ def test_a_clip_that_is_loaded_already_is_taken_as_it_is(known_answers, phi_file
 def test_another_number_of_words_than_prompts_is_refused(known_answers):
     words = known_answers.expected["pseudo_words"]
     for prompts, count in ((["a $", "the $"], 1), (["a $"], 3)):
-        sentence = f"there are {len(prompts)} prompts and {count} pseudo-words; give one for each"
+        sentence = f"{len(prompts)} prompts do not go with {count} pseudo-words; give one word a prompt"
         with pytest.raises(ValueError, match=sentence):
             pseudo_words.encode_with_pseudo_words(known_answers.backbone, prompts, words[:count])
 

@@ -204,6 +204,55 @@ def test_a_checkpoint_chosen_on_a_split_is_not_reported_there(project, tmp_path)
     assert set(table[table["method"] == "FTI4CIR"]["dataset"]) == {"FashionIQ", "CIRCO"}
 
 
+def test_what_a_study_made_is_given_out_and_taken_in_again(project, tmp_path):
+    """Exported, φ and tokens are what another study is given; it makes neither and finds the same."""
+    folder, _ = project
+    done = command(folder, "export", "params/quick.yaml", "--to", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    written = [Path(line) for line in done.stdout.split()]
+    phi = next(path for path in written if path.name == "phi_2.pt")
+    assert len(written) == 7 and all(path.exists() for path in written)  # φ, five splits, ImageNet
+    shutil.copytree(folder, tmp_path / "project", ignore=shutil.ignore_patterns("data", "reports"))
+    changes = ["-p", f"phi_checkpoint={phi}", "-p", f"oti_root={tmp_path / 'out' / 'oti_pseudo_tokens'}"]
+    changes += ["-p", "methods=[Image+Text, SEARLE, SEARLE-OTI]", "-p", "study=given"]
+    done = command(tmp_path / "project", "run", "params/quick.yaml", *changes)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\w+) +left out", done.stdout, re.M) == ["01_phrases", "02_concepts", "04_phi", "05_fti4cir"]
+    tables = [
+        pd.read_csv(place / "results.csv") for place in (folder / "reports/quick", tmp_path / "project/reports/given")
+    ]
+    columns = ["dataset", "category", "method", "metric", "value"]
+    theirs = tables[0][tables[0]["method"].isin(tables[1]["method"])][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(tables[1][columns], theirs)
+
+
+def test_a_submission_of_a_gallery_that_is_too_small_is_refused_query_by_query(project, world):
+    folder, _ = project
+    file = folder / "reports" / "quick" / "submissions" / "cirr-test1-SEARLE.json"
+    done = command(folder, "validate", file, "--data-root", world)
+    assert done.returncode == 1 and done.stdout.startswith("CIRR test1, recall: 12 queries")
+    assert done.stdout.count("problem: ") == 12 and done.stdout.endswith("a server would refuse it.\n")
+    done = command(folder, "submit", "params/quick.yaml")
+    assert done.returncode == 1 and f"{file}: query" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["validate", "gone.json", "--data-root", "."], "there is no file gone.json"),
+        (["score", "gone.json", "--dataset", "circo", "--data-root", "."], "there is no file gone.json"),
+        (["check", "params/gone.yaml"], "parameter file params/gone.yaml does not exist"),
+        (["export", "params/quick.yaml", "--to", "out", "-p", "study=never"], "made_with.json does not exist; run 06"),
+        (["submit", "params/quick.yaml", "-p", "study=never"], "needs .*scores.parquet; run 06_retrieval first"),
+    ],
+)
+def test_every_command_refuses_what_it_cannot_use_in_one_sentence(project, arguments, sentence):
+    folder, _ = project
+    done = command(folder, *arguments)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ") and re.search(sentence, done.stderr)
+
+
 def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
     broken = shutil.copytree(world, tmp_path / "data")
     next(iter(sorted((broken / "ImageNet1K" / "test").iterdir()))).unlink()
