@@ -1,27 +1,27 @@
-"""The frozen CLIP every method stands on: load it, encode images, encode texts with pseudo-words spliced in.
+"""The frozen CLIP every method stands on: load it, encode images and tokenized texts.
 
-The text tower is CLIP's own weights driven by our loop, because three savings are exact there (design, "Exact
-savings"): texts are cut at their end, CLIP's weights never get gradients, and the last block runs its queries
-and its MLP for the end-of-text position only.
+The text tower is CLIP's own weights driven by `text_tower`; CLIP's weights never get gradients. Texts with a
+pseudo-word in them are read by `texts`.
 """
 
 import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib import downloads
+from searle_lib import downloads, text_tower
 from searle_lib.artefacts import file_sha256
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # of clip's own import, answered by our pins
     import clip
-    from clip.model import CLIP, ResidualAttentionBlock
+    from clip.model import CLIP
 
 PLACEHOLDER = 259  # CLIP's token id of "$" as a word of its own
 CONTEXT = 77
@@ -45,6 +45,11 @@ class Backbone:
         changes another's step."""
         return 1024.0 if self.precision == "float16" else 1.0
 
+    @cached_property
+    def tower(self) -> text_tower.Tower:
+        """The text tower, its linear weights in the type that the precision asks for."""
+        return text_tower.tower_of(self.model, PRECISIONS[self.precision] or torch.float32)
+
     @property
     def width(self) -> int:
         """Width of a token embedding, and so of a pseudo-word."""
@@ -66,7 +71,7 @@ class Backbone:
         return self.model.visual.input_resolution
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The context in which the towers run: mixed precision, or none in float32."""
+        """The context in which the image tower runs: mixed precision, or none in float32."""
         kind = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, kind) if kind else contextlib.nullcontext()
 
@@ -170,86 +175,26 @@ def tokenize(texts: Sequence[str]) -> Tokens:
     return Tokens(ids[:, : int(ends.max()) + 1], ends)
 
 
-def encode_text(
-    backbone: Backbone, tokens: Tokens, words: Tensor | None = None, places: Tensor | None = None
-) -> Tensor:
-    """Text features [N, d] float32, not normalised; gradients flow to the pseudo-words only.
-
-    `words` [N, d_tok] replace the token embeddings at `places` [N] (each text's first "$" unless given).
-    """
-    ids, ends = tokens.ids.to(backbone.device), tokens.ends.to(backbone.device)
-    rows = torch.arange(len(ids), device=backbone.device)
-    embeddings = backbone.model.token_embedding(ids)  # [N, L, d_tok]
-    if words is not None:
-        places = (tokens.placeholders if places is None else places).to(backbone.device)
-        embeddings = embeddings.index_put((rows, places), words.to(embeddings.dtype))
-    return encode_embedded(backbone, embeddings, ends)
+def joined(*parts: Tokens) -> Tokens:
+    """Tokenized texts of several lists as one."""
+    longest = max(part.ids.shape[1] for part in parts)
+    ids = [F.pad(part.ids, (0, longest - part.ids.shape[1])) for part in parts]
+    return Tokens(torch.cat(ids), torch.cat([part.ends for part in parts]))
 
 
 def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor) -> Tensor:
     """Text features [N, d] float32 of token embeddings [N, L, d_tok] whose texts end at ends [N]."""
-    with backbone.autocast():
-        return _text_tower(backbone.model, embeddings, ends).float()
-
-
-@torch.no_grad()
-def encode_texts(
-    backbone: Backbone, texts: Sequence[str], batch_size: int = 512, words: Tensor | None = None
-) -> Tensor:
-    """Text features [N, d] float32 of any number of texts, encoded in batches of like length, in the order given."""
-    if not texts:
-        return torch.empty(0, backbone.dimension)
-    tokens = tokenize(texts)
-    return encode_tokens(backbone, tokens, batch_size, words)
-
-
-@torch.no_grad()
-def encode_tokens(backbone: Backbone, tokens: Tokens, batch_size: int = 512, words: Tensor | None = None) -> Tensor:
-    """As encode_texts, of texts already tokenized."""
-    features = torch.empty(len(tokens), backbone.dimension)
-    places = None if words is None else tokens.placeholders
-    for rows in tokens.ends.argsort(stable=True).split(batch_size):
-        spliced = () if words is None else (words[rows].to(backbone.device), places[rows])
-        features[rows] = encode_text(backbone, tokens[rows], *spliced).cpu()
-    return features
-
-
-def _text_tower(model: CLIP, embeddings: Tensor, ends: Tensor) -> Tensor:
     length = embeddings.shape[1]
-    x = embeddings + model.positional_embedding[:length]
-    *blocks, last = model.transformer.resblocks
-    for block in blocks:
-        x = _block(block, x)
-    x = _last_block(last, x, ends)
-    return model.ln_final(x) @ model.text_projection
+    x = (embeddings + backbone.model.positional_embedding[:length]).flatten(0, 1)  # [N L, d_tok]
+    return text_tower.features(backbone.tower, x, text_tower.padded(length, ends))
 
 
-def _block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """One residual block under the causal mask, [N, L, w] -> [N, L, w]."""
-    attention = block.attn
-    heads = attention.num_heads
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = (_heads(part, heads) for part in qkv.chunk(3, dim=-1))  # each [N, h, L, w/h]
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)  # [N, L, w]
-    x = x + attention.out_proj(mixed)
-    return x + block.mlp(block.ln_2(x))
-
-
-def _last_block(block: ResidualAttentionBlock, x: Tensor, ends: Tensor) -> Tensor:
-    """The last residual block at each text's end-of-text position only, [N, L, w] -> [N, w]."""
-    attention = block.attn
-    heads, width = attention.num_heads, x.shape[-1]
-    rows = torch.arange(len(x), device=x.device)
-    normed = block.ln_1(x)
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    q = F.linear(normed[rows, ends], weight[:width], bias[:width]).unsqueeze(1)  # [N, 1, w]
-    k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-    seen = torch.arange(x.shape[1], device=x.device) <= ends.unsqueeze(1)  # [N, L]
-    q, k, v = (_heads(part, heads) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])  # [N, h, 1, w/h]
-    y = x[rows, ends] + attention.out_proj(mixed.transpose(1, 2).flatten(2).squeeze(1))
-    return y + block.mlp(block.ln_2(y))
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [N, L, w] -> [N, h, L, w/h]
+def encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:
+    """Text features [N, d] float32, not normalised, of texts as they are."""
+    device, length = backbone.device, tokens.ids.shape[1]
+    layout = text_tower.packed(tokens.ends, device)
+    ids, positions = tokens.ids.flatten().to(device), torch.arange(length, device=device).repeat(len(tokens))
+    if layout.places is not None:
+        ids, positions = ids[layout.places], positions[layout.places]
+    x = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[positions]
+    return text_tower.features(backbone.tower, x, layout)

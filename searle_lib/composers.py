@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib import fti_prompts
-from searle_lib.backbone import Backbone, encode_texts
+from searle_lib.backbone import Backbone
 from searle_lib.distillation import Distilled
 from searle_lib.embeddings import Embeddings
 from searle_lib.fti4cir import Words
 from searle_lib.patches import ImageWords
+from searle_lib.texts import encode_texts
 
 PROMPT = "a photo of $ that {}"
 BATCH = 256

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from searle_lib import authors, plan
 from searle_lib.artefacts import Store, digest, file_sha256
-from searle_lib.backbone import Backbone, encode_texts
+from searle_lib.backbone import Backbone
 from searle_lib.embeddings import Embeddings
 from searle_lib.retrieval import top_k
+from searle_lib.texts import encode_texts
 
 TEMPLATES = (  # "An illustrations of" stands so in the authors' code
     "This is a photo of a {}",

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from searle_lib import authors, checkpoints, downloads, phrase_bank, randomness
+from searle_lib import authors, checkpoints, downloads, phrase_bank, randomness, texts
 from searle_lib.artefacts import Store, file_sha256
-from searle_lib.backbone import Backbone, encode_text
+from searle_lib.backbone import Backbone
 from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import PhraseBank
@@ -209,7 +209,7 @@ class _Training:
         words = self.phi(self.images[rows.to(self.images.device)])
         teacher = self.tokens[rows.to(self.tokens.device)]
         distil = contrastive_loss(teacher, F.normalize(words, dim=-1), self.settings.temperature)
-        spliced = encode_text(self.backbone, self.bank.every[phrase], words)
+        spliced = texts.encode_text(self.backbone, self.bank.every[phrase], words)
         gpt = phrase_bank.similarity_loss(spliced, self.bank.features[phrase].to(words.device)).mean()
         loss = self.settings.lambda_distil * distil + self.settings.lambda_gpt * gpt
         (loss * self.backbone.loss_scale).backward()

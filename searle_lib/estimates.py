@@ -32,10 +32,11 @@ from searle_lib import (
     readable,
 )
 from searle_lib.artefacts import Store
-from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches, encode_texts
+from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches
 from searle_lib.captions import Captions
 from searle_lib.concepts import TEMPLATES, Concepts, read_vocabulary
 from searle_lib.embeddings import Embeddings
+from searle_lib.texts import encode_texts
 from searle_lib.workspace import Workspace
 
 SAMPLE = 32  # pictures and texts of a measurement, unless the study's batch is smaller

@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from searle_lib import checkpoints, fti_prompts, patches, randomness, released
 from searle_lib.artefacts import Store, file_sha256
-from searle_lib.backbone import Backbone, Tokens, encode_texts, tokenize
+from searle_lib.backbone import Backbone, Tokens, tokenize
 from searle_lib.captions import Captions
 from searle_lib.distillation import Validation, contrastive_loss
 from searle_lib.fti4cir import Fti4Cir, Words, orthogonality_loss
+from searle_lib.texts import encode_texts
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
 UNUSED = {

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import authors, phrase_bank, plan, randomness, shards
+from searle_lib import authors, phrase_bank, plan, randomness, shards, texts
 from searle_lib.artefacts import Store, digest, file_sha256, write_json
-from searle_lib.backbone import Backbone, Tokens, encode_text, tokenize
+from searle_lib.backbone import Backbone, joined, tokenize
 from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import SLOT, PhraseBank
 from searle_lib.phrases import Phrases
+from searle_lib.texts import Pairs, Spliced
 
 START_DEVIATION = 0.02
 IDS = "images.json"  # beside the tokens: whose they are
@@ -118,16 +119,15 @@ def optimise(
     words = torch.nn.Parameter((start * START_DEVIATION).to(backbone.device))
     ema = words.detach().clone()
     targets = F.normalize(images.vectors[rows.start : rows.stop], dim=-1).to(backbone.device)
-    templates = tokenize([template.format(SLOT) for template in TEMPLATES])
     which_template = torch.from_numpy(randomness.integers(keys, 0, settings.steps, len(TEMPLATES)))  # [B, steps]
     draws = randomness.uniform(keys, settings.steps, settings.steps)
     which_phrase = torch.from_numpy(bank.choices(concepts, rows, settings.top_k).of_all(draws))  # [B, steps]
+    read, pairs = _texts_to_read(backbone, bank, which_template, which_phrase)
+    plain = bank.features[which_phrase.flatten()].view(*which_phrase.shape, -1).to(backbone.device)  # [B, steps, d]
     optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     kept, history = set(_kept_steps(settings.steps)), []
     for step in range(settings.steps):
-        phrase, template = which_phrase[:, step], which_template[:, step]
-        plain = bank.features[phrase].to(backbone.device)
-        cos, gpt = losses(backbone, words, targets, templates[template], bank.first[phrase], plain)
+        cos, gpt = losses(backbone, words, targets, read[step], plain[:, step], pairs)
         (total(cos, gpt, settings).sum() * backbone.loss_scale).backward()  # a sum: each image as in a batch of one
         words.grad /= backbone.loss_scale
         optimizer.step()
@@ -141,21 +141,36 @@ def optimise(
 
 
 def losses(
-    backbone: Backbone, words: Tensor, targets: Tensor, templates: Tokens, phrases: Tokens, plain: Tensor
+    backbone: Backbone, words: Tensor, targets: Tensor, read: Spliced, plain: Tensor, pairs: Pairs
 ) -> tuple[Tensor, Tensor]:
     """Both OTI losses [B] of pseudo-words [B, d_tok].
 
-    cos: 1 - cosine of the template with the word to the unit image embedding [B, d]; gpt: 1 - cosine of the phrase
-    with the word to the plain phrase's unit feature [B, d]. Source: searle.md, section 3.
+    `read` holds 2 B texts, the templates and behind them the phrases. cos: 1 - cosine of the template with the word to
+    the unit image embedding [B, d]; gpt: 1 - cosine of the phrase with the word to the plain phrase's unit feature
+    [B, d]. Source: searle.md, section 3.
     """
-    cos = 1 - F.cosine_similarity(encode_text(backbone, templates, words), targets, dim=-1)
-    return cos, phrase_bank.similarity_loss(encode_text(backbone, phrases, words), plain)
+    templates, phrases = texts.encode(backbone, read, words.repeat(2, 1), pairs).chunk(2)
+    cos = 1 - F.cosine_similarity(templates, targets, dim=-1)
+    return cos, phrase_bank.similarity_loss(phrases, plain)
 
 
 def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:
     """The weighted mean of both losses, by image."""
     weight = settings.lambda_cos + settings.lambda_gpt
     return (settings.lambda_cos * cos + settings.lambda_gpt * gpt) / weight
+
+
+def _texts_to_read(
+    backbone: Backbone, bank: PhraseBank, which_template: Tensor, which_phrase: Tensor
+) -> tuple[list[Spliced], Pairs]:
+    """The 2 B texts of every step, from which templates [B, steps] and phrases [B, steps] were drawn, and their
+    prefixes' keys and values."""
+    images, steps = which_phrase.shape
+    templates = tokenize([template.format(SLOT) for template in TEMPLATES])
+    every = texts.cut(joined(templates, bank.first[which_phrase.flatten()]))
+    phrase = len(TEMPLATES) + torch.arange(images * steps).view(images, steps)
+    read = [every[torch.cat([which_template[:, step], phrase[:, step]])] for step in range(steps)]
+    return read, texts.read_prefixes(backbone, every.prefixes)
 
 
 def _kept_steps(steps: int) -> list[int]:

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib.backbone import Backbone, encode_texts
+from searle_lib.backbone import Backbone
 from searle_lib.fti4cir import Words
 from searle_lib.retrieval import top_k
+from searle_lib.texts import encode_texts
 
 SENTENCE = "a photo of {}"
 

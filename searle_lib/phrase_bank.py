@@ -13,10 +13,11 @@ from torch import Tensor
 
 from searle_lib import shards
 from searle_lib.artefacts import Store
-from searle_lib.backbone import CONTEXT, Backbone, Tokens, encode_texts, tokenize
+from searle_lib.backbone import CONTEXT, Backbone, Tokens, tokenize
 from searle_lib.concepts import Concepts
 from searle_lib.phrases import Phrases
 from searle_lib.shards import Rows
+from searle_lib.texts import encode_texts
 
 SLOT = " $ "
 SHARD = 65_536  # phrases; the published study has 5.4 million, and their features are too many for memory

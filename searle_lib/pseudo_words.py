@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from searle_lib import authors, backbone, images
+from searle_lib import authors, backbone, images, texts
 from searle_lib.backbone import Backbone
 from searle_lib.distillation import Phi, file_of
 
@@ -46,5 +46,5 @@ def encode_with_pseudo_words(clip: Backbone, prompts: Sequence[str], words: Tens
     """
     if len(prompts) != len(words):
         raise ValueError(f"{len(prompts)} prompts do not go with {len(words)} pseudo-words; give one word a prompt.")
-    features = backbone.encode_text(clip, backbone.tokenize(prompts), words)
+    features = texts.encode_text(clip, backbone.tokenize(prompts), words)
     return torch.nn.functional.normalize(features, dim=-1)

@@ -3,7 +3,8 @@ import torch
 from torch.testing import assert_close
 
 from searle_lib import backbone
-from searle_lib.backbone import encode_text, encode_texts, tokenize
+from searle_lib.backbone import tokenize
+from searle_lib.texts import encode_text, encode_texts
 
 
 def plain_77_positions(clip, ids, words=None):

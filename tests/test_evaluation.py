@@ -11,12 +11,12 @@ from torch.testing import assert_close
 
 from searle_lib import annotations, benchmarks, composers, embeddings, evaluation, submissions
 from searle_lib.artefacts import Missing, Store
-from searle_lib.backbone import encode_texts
 from searle_lib.composers import Sources
 from searle_lib.distillation import Distilled, Phi
 from searle_lib.embeddings import Embeddings, images_fingerprint
 from searle_lib.fti4cir import Words
 from searle_lib.patches import ImageWords
+from searle_lib.texts import encode_texts
 
 
 def random_image_words(ids, width):

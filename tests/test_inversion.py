@@ -15,10 +15,11 @@ from torch.testing import assert_close
 
 from searle_lib import backbone, inversion, phrase_bank, phrases, randomness
 from searle_lib.artefacts import Store
-from searle_lib.backbone import encode_text, tokenize
+from searle_lib.backbone import tokenize
 from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.inversion import Settings
+from searle_lib.texts import encode_text
 
 NAMES = ("Star", "Boat", "Gown", "Tree")
 FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.8)

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from conftest import COMPACT
 from torch.testing import assert_close
 
-from searle_lib import concepts, distillation, fti_prompts, fti_training, images, inversion
-from searle_lib.backbone import encode_images, encode_patches, encode_text, encode_texts, tokenize
+from searle_lib import concepts, distillation, fti_prompts, fti_training, images, inversion, texts
+from searle_lib.backbone import encode_images, encode_patches, joined, tokenize
 from searle_lib.captions import Captions
 from searle_lib.fti4cir import Fti4Cir
 from searle_lib.retrieval import top_k
+from searle_lib.texts import encode_text, encode_texts
 
 
 def fti_model(known_answers):
@@ -70,8 +71,8 @@ def test_known_answers_oti_losses_and_gradient(known_answers):
     plain = F.normalize(encode_texts(backbone, oti["phrases"]), dim=-1)
     replaced = [p.replace(c, " $ ", 1) for p, c in zip(oti["phrases"], oti["concepts"], strict=True)]
     assert replaced == oti["phrase_texts"]
-    templates, phrases = tokenize(oti["template_texts"]), tokenize(replaced)
-    cos, gpt = inversion.losses(backbone, words, targets, templates, phrases, plain)
+    read = texts.cut(joined(tokenize(oti["template_texts"]), tokenize(replaced)))
+    cos, gpt = inversion.losses(backbone, words, targets, read, plain, texts.read_prefixes(backbone, read.prefixes))
     loss = inversion.total(cos, gpt, inversion.Settings()).mean()
     loss.backward()
     assert_near(cos.mean(), expected["oti_cos_loss"])
@@ -88,9 +89,9 @@ def test_known_answers_concepts(known_answers):
 
 
 def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(known_answers):
-    backbone, texts = known_answers.backbone, known_answers.inputs["texts"]
+    backbone, sentences = known_answers.backbone, known_answers.inputs["texts"]
     full = backbone.model.encode_text(known_answers.expected["token_ids"].long())  # CLIP's own 77 positions
-    assert_near(encode_text(backbone, tokenize(texts)), full)
+    assert_near(encode_text(backbone, tokenize(sentences)), full)
 
 
 def test_known_answers_fti_network_and_query(known_answers):
