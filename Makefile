@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 PARAMS ?= params/mini.yaml
 BIN := .venv/bin
+SPEED := OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 \
+	MALLOC_TOP_PAD_=67108864
 
 .PHONY: help study test lab report bench lint world lock
 
@@ -20,8 +22,8 @@ lab: .venv/made ## open the notebooks in JupyterLab
 report: .venv/made ## render 07_results again from what the study has left
 	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results
 
-bench: .venv/made ## measure FTI4CIR's training step against a plain rendering of it (minutes)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m benchmarks.fti_step
+bench: .venv/made ## measure each piece of work against a plain rendering of it (minutes)
+	@$(SPEED) $(BIN)/python -W ignore -m benchmarks
 
 lint: .venv/made ## check style and formatting, notebooks included, and that no notebook holds outputs
 	$(BIN)/ruff check .
@@ -29,8 +31,7 @@ lint: .venv/made ## check style and formatting, notebooks included, and that no 
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 world: .venv/made ## train the miniature world's own CLIP and language model anew (about a quarter of an hour)
-	OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 \
-		$(BIN)/python -m searle_lib.miniworld.training
+	$(SPEED) $(BIN)/python -m searle_lib.miniworld.training
 
 lock: ## resolve the exact versions anew (needs uv), for requirements.lock and environment.yml
 	uv pip compile --universal --python-version 3.11 --no-annotate --no-header --upgrade \

@@ -186,7 +186,7 @@ def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor) -> Ten
     """Text features [N, d] float32 of token embeddings [N, L, d_tok] whose texts end at ends [N]."""
     length = embeddings.shape[1]
     x = (embeddings + backbone.model.positional_embedding[:length]).flatten(0, 1)  # [N L, d_tok]
-    return text_tower.features(backbone.tower, x, text_tower.padded(length, ends))
+    return text_tower.features(backbone.tower, x, [text_tower.padded(length, ends)], [None])
 
 
 def encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:
@@ -197,4 +197,4 @@ def encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:
     if layout.places is not None:
         ids, positions = ids[layout.places], positions[layout.places]
     x = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[positions]
-    return text_tower.features(backbone.tower, x, layout)
+    return text_tower.features(backbone.tower, x, [layout], [None])

@@ -4,9 +4,11 @@ Validation and test differ only in where the ranking goes: into scores, or into 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -31,13 +33,15 @@ SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 class Rankings:
     """For Q queries: the best gallery rows top [Q, <=50], and the ranks of the images that matter, -1 for none.
 
-    target [Q], truths [Q, G] and group [Q, M] are ranks from 0; the group is without the reference.
+    target [Q] and truths [Q, G] are ranks from 0 in the gallery; group [Q, M] are ranks within the group, which is
+    without the reference, and subset [Q] is the target's among them.
     """
 
     top: Tensor
     target: Tensor
     truths: Tensor
     group: Tensor
+    subset: Tensor
 
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
@@ -71,12 +75,15 @@ def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranki
     table = benchmark.queries
     unit = F.normalize(gallery.vectors, dim=-1)
     excluded = gallery.rows(table["reference"]) if benchmark.protocol.excludes_reference else None
-    columns = [[[target] if target else [] for target in table["target"]], table["ground_truths"], table["group"]]
-    candidates = [_padded(gallery, column) for column in columns]
-    found = retrieval.ranks(queries, unit, torch.cat(candidates, dim=1), excluded)
-    target, truths, group = found.split([part.shape[1] for part in candidates], dim=1)
-    top = retrieval.top_k(queries, unit, DEPTH, excluded)
-    return Rankings(top, target[:, 0].contiguous(), truths.contiguous(), group.contiguous())
+    target = _padded(gallery, [[image] if image else [] for image in table["target"]])
+    truths, group = _padded(gallery, table["ground_truths"]), _padded(gallery, table["group"])
+    alone = torch.equal(target, truths)  # one right answer a query
+    ranked = target if alone else torch.cat([target, truths], dim=1)
+    found = retrieval.search(queries, unit, DEPTH, ranked, group, excluded)
+    within = retrieval.order(found.scores, group)
+    subset = torch.where(group == target, within, -1).amax(1).masked_fill(target[:, 0] < 0, -1)
+    truth_ranks = found.ranks.clone() if alone else found.ranks[:, 1:].contiguous()
+    return Rankings(found.top, found.ranks[:, 0].contiguous(), truth_ranks, within, subset)
 
 
 def validation(backbone: Backbone, splits: dict[str, list[Benchmark]], galleries: dict[str, Embeddings]) -> Validation:
@@ -171,7 +178,7 @@ def metric(name: str, rankings: Rankings) -> Tensor:
     if kind == "R":
         return metrics.recall_at(rankings.target, int(k))
     if kind == "Rsubset":
-        return metrics.recall_at(metrics.subset_rank(rankings.target, rankings.group), int(k))
+        return metrics.recall_at(rankings.subset, int(k))
     return metrics.average_precision_at(rankings.truths, int(k))
 
 
@@ -197,10 +204,10 @@ def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
     return one.merge(aspects, on="query").rename(columns={"aspects": "category"})
 
 
-def _padded(gallery: Embeddings, images: list[list[str]]) -> Tensor:
+def _padded(gallery: Embeddings, images: Sequence[list[str]]) -> Tensor:
     """Gallery rows [Q, C] of ragged lists of ids, -1 behind the end of each."""
-    widest = max(1, *(len(of_one) for of_one in images)) if len(images) else 1
-    rows = torch.full((len(images), widest), -1)
-    for row, of_one in enumerate(images):
-        rows[row, : len(of_one)] = gallery.rows(of_one)
-    return rows
+    sizes = np.array([len(of_one) for of_one in images], dtype=np.int64)
+    rows = np.full((len(sizes), max(1, *sizes) if len(sizes) else 1), -1)
+    flat = gallery.rows(image for of_one in images for image in of_one)
+    rows[np.arange(rows.shape[1]) < sizes[:, None]] = flat.numpy()
+    return torch.from_numpy(rows)

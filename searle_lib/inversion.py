@@ -141,11 +141,11 @@ def optimise(
 
 
 def losses(
-    backbone: Backbone, words: Tensor, targets: Tensor, read: Spliced, plain: Tensor, pairs: Pairs
+    backbone: Backbone, words: Tensor, targets: Tensor, read: tuple[Spliced, Spliced], plain: Tensor, pairs: Pairs
 ) -> tuple[Tensor, Tensor]:
     """Both OTI losses [B] of pseudo-words [B, d_tok].
 
-    `read` holds 2 B texts, the templates and behind them the phrases. cos: 1 - cosine of the template with the word to
+    `read` are B templates and B phrases. cos: 1 - cosine of the template with the word to
     the unit image embedding [B, d]; gpt: 1 - cosine of the phrase with the word to the plain phrase's unit feature
     [B, d]. Source: searle.md, section 3.
     """
@@ -162,14 +162,14 @@ def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:
 
 def _texts_to_read(
     backbone: Backbone, bank: PhraseBank, which_template: Tensor, which_phrase: Tensor
-) -> tuple[list[Spliced], Pairs]:
-    """The 2 B texts of every step, from which templates [B, steps] and phrases [B, steps] were drawn, and their
-    prefixes' keys and values."""
+) -> tuple[list[tuple[Spliced, Spliced]], Pairs]:
+    """For every step the templates and the phrases, of which [B, steps] were drawn, and their prefixes' keys and
+    values."""
     images, steps = which_phrase.shape
     templates = tokenize([template.format(SLOT) for template in TEMPLATES])
     every = texts.cut(joined(templates, bank.first[which_phrase.flatten()]))
     phrase = len(TEMPLATES) + torch.arange(images * steps).view(images, steps)
-    read = [every[torch.cat([which_template[:, step], phrase[:, step]])] for step in range(steps)]
+    read = [(every[which_template[:, step]], every[phrase[:, step]]) for step in range(steps)]
     return read, texts.read_prefixes(backbone, every.prefixes)
 
 

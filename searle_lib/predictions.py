@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from searle_lib import annotations, evaluation
+from searle_lib import annotations, evaluation, metrics
 from searle_lib.benchmarks import PROTOCOLS
 from searle_lib.submissions import SUBSET
 
@@ -326,7 +326,9 @@ def _rankings(queries: pd.DataFrame, lists: list[list[str]]) -> evaluation.Ranki
 
     target = ranks([[image] for image in queries["target"]])[:, 0]
     top = torch.empty(len(lists), 0, dtype=torch.int64)  # rows of a gallery, for which no metric asks
-    return evaluation.Rankings(top, target, ranks(queries["ground_truths"]), ranks(queries["group"]))
+    group = ranks(queries["group"])
+    subset = metrics.subset_rank(target, group)
+    return evaluation.Rankings(top, target, ranks(queries["ground_truths"]), group, subset)
 
 
 def _answered(task: _Task, lists: list[list[str]]) -> list[str]:

@@ -33,7 +33,7 @@ def page(notebook: Path, target: Path) -> Path:
             cell.source = _with_mathml(cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(content)
-    _write(target, target.stem, '<a href="index.html">All pages of this study</a>', body)
+    write(target, target.stem, '<a href="index.html">All pages of this study</a>', body)
     return target
 
 
@@ -54,11 +54,12 @@ def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
     body = f'<h1>Study {html.escape(study)}</h1>{picture}<ol class="contents">{"".join(rows)}</ol>'
     body += f"<h2>Files</h2><ul>{files}</ul>" if files else ""
     target = folder / "index.html"
-    _write(target, f"Study {study}", "", body)
+    write(target, f"Study {study}", "", body)
     return target
 
 
-def _write(target: Path, title: str, nav: str, body: str) -> None:
+def write(target: Path, title: str, nav: str, body: str) -> None:
+    """Write a page that stands alone, of a body in HTML."""
     style = resources.files("searle_lib").joinpath("page.css").read_text()
     style += HtmlFormatter(style="default").get_style_defs(".highlight")
     with written_aside(target) as aside:

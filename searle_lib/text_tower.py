@@ -44,15 +44,21 @@ class Tower:
 class Layout:
     """Where the tokens of N texts, each of at most `longest`, lie among T packed rows.
 
-    places [T] is each row's place in the padded [N * longest], None where all texts are padded to it; ends [N] is each
-    text's last position and last [N] the row of it.
+    places [T] is each row's place in the padded [N * longest] and rows [N * longest] the other way round, any row where
+    there is no token; both None where all texts are padded. ends [N] is each text's last position, last [N] its row.
     """
 
     texts: int
     longest: int
     places: Tensor | None
+    rows: Tensor | None
     ends: Tensor
     last: Tensor
+
+    @property
+    def size(self) -> int:
+        """How many rows there are, T."""
+        return self.texts * self.longest if self.places is None else len(self.places)
 
 
 @dataclass(frozen=True)
@@ -80,26 +86,38 @@ def packed(ends: Tensor, device: torch.device) -> Layout:
     """The layout of texts that end at positions ends [N], on the CPU, with no row for what stands behind."""
     longest = int(ends.max()) + 1
     there = torch.arange(longest) <= ends.unsqueeze(1)  # [N, longest]
-    last = (ends + 1).cumsum(0) - 1
-    places = None if bool(there.all()) else there.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
-    return Layout(len(ends), longest, places, ends.to(device), last.to(device))
+    last, places, rows = (ends + 1).cumsum(0) - 1, None, None
+    if not there.all():
+        places = there.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+        rows = (there.flatten().cumsum(0) - 1).to(device, non_blocking=True)
+    return Layout(len(ends), longest, places, rows, ends.to(device), last.to(device))
 
 
 def padded(longest: int, ends: Tensor) -> Layout:
     """The layout of texts [N, longest] that end at positions ends [N], on any device and without asking it."""
     last = torch.arange(len(ends), device=ends.device) * longest + ends
-    return Layout(len(ends), longest, None, ends, last)
+    return Layout(len(ends), longest, None, None, ends, last)
 
 
-def features(tower: Tower, x: Tensor, layout: Layout, prefix: Prefix | None = None) -> Tensor:
-    """Text features [N, d] float32, not normalised, of packed embeddings [T, w] with their positions added."""
-    hidden = _hidden(layout, prefix)
+def features(tower: Tower, x: Tensor, layouts: Sequence[Layout], prefixes: Sequence[Prefix | None]) -> Tensor:
+    """Text features [N, d] float32, not normalised, of packed embeddings [T, w] with their positions added.
+
+    The texts may be several groups of unlike length, each with its layout and prefix: attention pads within a group.
+    """
+    sizes = [layout.size for layout in layouts]
+    hidden = [_hidden(layout, prefix) for layout, prefix in zip(layouts, prefixes, strict=True)]
     for number, block in enumerate(tower.blocks[:-1]):
-        q, k, v = (_heads(part, tower.heads) for part in _qkv(tower, block, x, layout).chunk(3, dim=-1))
-        k, v = _behind(prefix, number, k, v)
-        mixed = _unpadded(_attend(q, k, v, hidden).transpose(1, 2).flatten(2), layout)  # [T, w]
-        x = _mlp(tower, block, x + F.linear(mixed, *block.out))
-    return F.layer_norm(_last(tower, x, layout, prefix), x.shape[-1:], *tower.last) @ tower.projection
+        normed = F.layer_norm(x, x.shape[-1:], *block.before_attention).to(tower.kind)
+        mixed = []
+        for qkv, layout, prefix, mask in zip(
+            F.linear(normed, *block.qkv).split(sizes), layouts, prefixes, hidden, strict=True
+        ):
+            q, k, v = (_heads(part, tower.heads) for part in _padded(qkv, layout).chunk(3, dim=-1))
+            k, v = _behind(prefix, number, k, v)
+            mixed.append(_unpadded(_attend(q, k, v, mask).transpose(1, 2).flatten(2), layout))  # [T, w]
+        x = _mlp(tower, block, x + F.linear(torch.cat(mixed), *block.out))
+    ended = [_last(tower, *group) for group in zip(x.split(sizes), layouts, prefixes, strict=True)]
+    return F.layer_norm(torch.cat(ended), x.shape[-1:], *tower.last) @ tower.projection
 
 
 @torch.no_grad()
@@ -108,7 +126,9 @@ def prefix_pairs(tower: Tower, x: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     layout, pairs = padded(x.shape[1], torch.full((len(x),), x.shape[1] - 1, device=x.device)), []
     hidden, x = _hidden(layout, None), x.flatten(0, 1)
     for block in tower.blocks:
-        q, k, v = (_heads(part, tower.heads) for part in _qkv(tower, block, x, layout).chunk(3, dim=-1))
+        normed = F.layer_norm(x, x.shape[-1:], *block.before_attention).to(tower.kind)
+        qkv = _padded(F.linear(normed, *block.qkv), layout)  # [P, Lp, 3 w]
+        q, k, v = (_heads(part, tower.heads) for part in qkv.chunk(3, dim=-1))
         pairs.append((k.contiguous(), v.contiguous()))
         mixed = _attend(q, k, v, hidden).transpose(1, 2).flatten(2).flatten(0, 1)
         x = _mlp(tower, block, x + F.linear(mixed, *block.out))
@@ -130,11 +150,6 @@ def _last(tower: Tower, x: Tensor, layout: Layout, prefix: Prefix | None) -> Ten
     hidden = torch.zeros_like(seen, dtype=tower.kind).masked_fill(~seen, float("-inf"))
     mixed = _attend(q, k, v, hidden[:, None, None, :]).reshape(layout.texts, width)
     return _mlp(tower, block, x[layout.last] + F.linear(mixed, *block.out))
-
-
-def _qkv(tower: Tower, block: Block, x: Tensor, layout: Layout) -> Tensor:
-    normed = F.layer_norm(x, x.shape[-1:], *block.before_attention).to(tower.kind)
-    return _padded(F.linear(normed, *block.qkv), layout)  # [N, longest, 3 w]
 
 
 def _mlp(tower: Tower, block: Block, x: Tensor) -> Tensor:
@@ -178,15 +193,42 @@ def _behind(prefix: Prefix | None, number: int, k: Tensor, v: Tensor) -> tuple[T
 
 
 def _padded(x: Tensor, layout: Layout) -> Tensor:
-    """Packed rows [T, c] to [N, longest, c], zero where there is no token."""
-    if layout.places is not None:
-        x = x.new_zeros(layout.texts * layout.longest, x.shape[1]).index_copy(0, layout.places, x)
+    """Packed rows [T, c] to [N, longest, c]; what stands where there is no token is read by nobody."""
+    x = x if layout.places is None else _Pad.apply(x, layout.places, layout.rows)
     return x.view(layout.texts, layout.longest, -1)
 
 
 def _unpadded(x: Tensor, layout: Layout) -> Tensor:
     x = x.reshape(layout.texts * layout.longest, -1)
-    return x if layout.places is None else x[layout.places]
+    return x if layout.places is None else _Unpad.apply(x, layout.places)
+
+
+class _Pad(torch.autograd.Function):
+    """Rows to their places; the gradient of places without a token is zero, so going back is choosing rows too."""
+
+    @staticmethod
+    def forward(context, x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+        context.save_for_backward(places)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(context, gradient: Tensor):
+        return gradient.index_select(0, *context.saved_tensors), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Places to rows; no two rows come from one place, so going back needs no adding up."""
+
+    @staticmethod
+    def forward(context, x: Tensor, places: Tensor) -> Tensor:
+        context.save_for_backward(places)
+        context.size = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(context, gradient: Tensor):
+        back = gradient.new_zeros(context.size, gradient.shape[1])
+        return back.index_copy_(0, *context.saved_tensors, gradient), None
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

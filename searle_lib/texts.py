@@ -59,26 +59,33 @@ def read_prefixes(backbone: Backbone, prefixes: Tokens) -> Pairs:
     return text_tower.prefix_pairs(backbone.tower, embedded)
 
 
-def encode(backbone: Backbone, texts: Spliced, words: Tensor, pairs: Pairs) -> Tensor:
+def encode(backbone: Backbone, groups: Sequence[Spliced], words: Tensor, pairs: Pairs) -> Tensor:
     """Text features [N, d] float32, not normalised, with words [N, d_tok] for the placeholders; gradients flow to them.
 
-    `pairs` are what `read_prefixes` gave for the texts' prefixes. Nothing waits for the device.
+    The texts come in groups of like length with the same prefixes, for which `read_prefixes` gave `pairs`.
     """
-    device, length = backbone.device, texts.ids.shape[1]
-    layout = text_tower.packed(texts.ends, device)
-    positions = (texts.firsts.unsqueeze(1) + torch.arange(length)).clamp(
-        max=len(backbone.model.positional_embedding) - 1
-    )
-    ids, positions = texts.ids.flatten().to(device), positions.flatten().to(device)
+    device, model = backbone.device, backbone.model
+    layouts = [text_tower.packed(group.ends, device) for group in groups]
+    parts = [_embedded(backbone, group, layout) for group, layout in zip(groups, layouts, strict=True)]
+    at = torch.cat([group.ends + 1 for group in groups]).cumsum(0)
+    firsts = F.pad(at[:-1], (1, 0)).to(device)  # [N], the rows of the placeholders
+    positions = torch.cat([group.firsts for group in groups]).to(device)
+    x = torch.cat(parts).index_copy(0, firsts, words.float() + model.positional_embedding[positions])
+    lengths = (groups[0].prefixes.ends + 1).to(device)
+    empty = pairs[0][0].shape[2] == 0
+    prefixes = [None if empty else Prefix(pairs, lengths, group.which.to(device)) for group in groups]
+    return text_tower.features(backbone.tower, x, layouts, prefixes)
+
+
+def _embedded(backbone: Backbone, group: Spliced, layout: text_tower.Layout) -> Tensor:
+    """Token embeddings [T, w] of a group's packed tokens with their positions added."""
+    device, model, length = backbone.device, backbone.model, group.ids.shape[1]
+    positions = group.firsts.unsqueeze(1) + torch.arange(length)  # behind a text's end they may pass the last one
+    positions = positions.clamp(max=len(model.positional_embedding) - 1)
+    ids, positions = group.ids.flatten().to(device), positions.flatten().to(device)
     if layout.places is not None:
         ids, positions = ids[layout.places], positions[layout.places]
-    starts = F.pad((texts.ends + 1).cumsum(0)[:-1], (1, 0)).to(device)  # [N], the rows of the placeholders
-    embedded = backbone.model.token_embedding(ids).index_copy(0, starts, words.to(torch.float32))
-    which = texts.which.to(device)
-    prefix = Prefix(pairs, (texts.prefixes.ends + 1).to(device), which) if pairs[0][0].shape[2] else None
-    return text_tower.features(
-        backbone.tower, embedded + backbone.model.positional_embedding[positions], layout, prefix
-    )
+    return model.token_embedding(ids) + model.positional_embedding[positions]
 
 
 def encode_text(
@@ -91,7 +98,7 @@ def encode_text(
     if words is None:
         return encode_plain(backbone, tokens)
     texts = cut(tokens, places)
-    return encode(backbone, texts, words, read_prefixes(backbone, texts.prefixes))
+    return encode(backbone, [texts], words, read_prefixes(backbone, texts.prefixes))
 
 
 @torch.no_grad()

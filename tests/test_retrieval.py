@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from searle_lib.retrieval import ranks, top_k
+from searle_lib.retrieval import order, ranks, search, top_k
 
 
 def problem(dtype, ties, queries=23, gallery=41, dimension=8):
@@ -69,3 +69,27 @@ def test_no_queries_give_empty_rankings():
     _, gallery = problem(torch.float32, ties=False)
     assert top_k(torch.empty(0, 8), gallery, 5).shape == (0, 5)
     assert ranks(torch.empty(0, 8), gallery, torch.empty(0, 2, dtype=torch.int64)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("excluding", [True, False])
+def test_a_search_gives_what_top_k_and_ranks_and_plain_products_give(chunk, excluding):
+    random = torch.Generator().manual_seed(5)
+    gallery = torch.randn(30, 4, generator=random).round().add(0.5)  # many equal scores
+    queries, gallery = F.normalize(torch.randn(9, 4, generator=random).round().add(0.5)), F.normalize(gallery)
+    ranked, scored = (torch.randint(-1, 30, (9, width), generator=random) for width in (2, 5))
+    excluded = torch.randint(0, 30, (9,), generator=random) if excluding else None
+    found = search(queries, gallery, 6, ranked, scored, excluded, chunk)
+    assert torch.equal(found.top, top_k(queries, gallery, 6, excluded))
+    assert torch.equal(found.ranks, ranks(queries, gallery, ranked, excluded))
+    for row in range(9):
+        for column, image in enumerate(scored[row].tolist()):
+            gone = image < 0 or (excluding and image == excluded[row])
+            expected = float("-inf") if gone else float(queries[row] @ gallery[image])
+            assert float(found.scores[row, column]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_few_rows_are_ordered_among_themselves_as_in_the_gallery():
+    scores = torch.tensor([[0.2, 0.9, 0.2, 0.5], [0.1, float("-inf"), 0.3, 0.3]])
+    rows = torch.tensor([[7, 3, 4, -1], [5, 2, 9, 8]])
+    assert order(scores, rows).tolist() == [[2, 0, 1, -1], [2, -1, 1, 0]]

@@ -1,0 +1,77 @@
+"""The benchmark's table, for the terminal and as a page that stands alone, with how time grows on log axes."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from searle_lib import reports
+
+COLUMNS = ("work", "", "ours", "plain", "times faster", "wanted", "of GEMM rate", "memory added", "same result")
+
+
+def write(target: Path, facts: dict) -> str:
+    """Write the page; the same table as text."""
+    rows = [_cells(row) for row in facts["work"]]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    table = f'<div class="wide"><table class="dataframe"><thead><tr>{head}</tr></thead>{body}</table></div>'
+    text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{table}<h2>How time grows</h2>{_charts(facts)}"
+    text += f"<h2>CUDA</h2>{_cuda(facts)}"
+    reports.write(target, "Benchmark", "", text)
+    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [COLUMNS, *rows]]
+    return "\n".join([*lines, "", _about(facts)])
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    share = "" if row["share_of_gemm"] is None else f"{row['share_of_gemm']:.0%}"
+    wanted = f"{row['target']:g}" + (" missed" if row["missed"] else "") if row["target"] else ""
+    return (
+        row["name"],
+        row["what"],
+        f"{row['seconds']['ours']:.3f} s",
+        f"{row['seconds']['plain']:.2f} s",
+        f"{row['times_faster']:.1f}",
+        wanted,
+        share,
+        f"{row['peak_mib']['ours']:,} / {row['peak_mib']['plain']:,} MiB",
+        "yes" if row["agree"] else "NO",
+    )
+
+
+def _about(facts: dict) -> str:
+    rates = ", ".join(f"{kind} {rate:,}" for kind, rate in facts["gemm_gflops"].items())
+    said = (
+        f"{facts['threads']} threads; matrix products of the text tower's shape reach {rates} GFLOP/s; random weights "
+    )
+    said += "of ViT-B/32's size; medians of both ways by turns in one run."
+    if not facts["fast_bfloat16"]:
+        said += " This processor has no units for bfloat16 (AMX), so that precision brings nothing here."
+    return said
+
+
+def _charts(facts: dict) -> str:
+    figure, axes = plt.subplots(1, len(facts["growth"]), figsize=(11, 3.2), layout="constrained")
+    for axis, (title, grown) in zip(axes, facts["growth"].items(), strict=True):
+        axis.loglog(list(grown["seconds"]), list(grown["seconds"].values()), "o-", color="#1f6d8a")
+        axis.set(title=f"{title}: exponent {grown['exponent']:.2f}", xlabel=grown["unit"], ylabel="seconds")
+        axis.grid(True, which="both", alpha=0.3)
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, format="png", dpi=110)
+        plt.close(figure)
+        data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="Time against size on log axes">'
+
+
+def _cuda(facts: dict) -> str:
+    if not facts["cuda"]:
+        return "<p>This machine has no CUDA device; nothing was measured on one.</p>"
+    rows = "".join(
+        f"<tr><td>{html.escape(row['name'])}</td><td>{html.escape(row['what'])}</td><td>{row['seconds']:.4f} s</td>"
+        f"<td>{row['peak_mib']:,} MiB</td></tr>"
+        for row in facts["on_cuda"]
+    )
+    return f'<p>{html.escape(facts["cuda"])}</p><table class="dataframe">{rows}</table>'

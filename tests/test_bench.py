@@ -1,0 +1,61 @@
+"""The benchmark's pieces at small sizes: the library's result is that of the plain rendering; and its page."""
+
+import copy
+
+import pytest
+
+from benchmarks import page, pieces
+
+SMALL = {
+    "oti": lambda: pieces.oti(3, 2),
+    "phi": lambda: pieces.phi(5, 2),
+    "fti": lambda: pieces.fti(2),
+    "association": lambda: pieces.association(3),
+    "cirr": lambda: pieces.cirr(60, 90),
+    "circo": lambda: pieces.circo(20, 300),
+    "embedding": lambda: pieces.embedding(3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_ways_give_the_same_result(name):
+    piece = SMALL[name]()
+    assert piece.agree(piece.ours(), piece.plain())
+
+
+def test_another_result_is_noticed():
+    piece = pieces.oti(3, 2)
+    assert not piece.agree(piece.ours() * 1.01, piece.plain())
+
+
+FACTS = {
+    "threads": 2,
+    "gemm_gflops": {"float32": 300, "bfloat16": 160},
+    "fast_bfloat16": False,
+    "cuda": None,
+    "on_cuda": [],
+    "work": [
+        {
+            "name": "OTI, float32",
+            "what": "32 images",
+            "seconds": {"ours": 0.6, "plain": 10.0},
+            "times_faster": 16.67,
+            "target": 15.0,
+            "missed": False,
+            "share_of_gemm": 0.75,
+            "peak_mib": {"ours": 700, "plain": 4000},
+            "agree": True,
+        }
+    ],
+    "growth": {"OTI by images": {"unit": "images", "seconds": {8: 0.1, 16: 0.2, 32: 0.4}, "exponent": 1.0}},
+}
+
+
+def test_the_page_stands_alone_and_says_what_was_measured(tmp_path):
+    text = page.write(
+        tmp_path / "index.html",
+        copy.deepcopy({**FACTS, "growth": {**FACTS["growth"], "b": FACTS["growth"]["OTI by images"]}}),
+    )
+    html = (tmp_path / "index.html").read_text()
+    assert "16.7" in text and "75%" in text and "700 / 4,000 MiB" in text
+    assert "data:image/png" in html and "no CUDA device" in html and "http" not in html.replace("http-equiv", "")
