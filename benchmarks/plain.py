@@ -70,7 +70,7 @@ def phi_steps(
         optimizer.zero_grad()
         for parameter in model.parameters():
             parameter.grad = None
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -74,15 +74,15 @@ def test_no_queries_give_empty_rankings():
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
 @pytest.mark.parametrize("excluding", [True, False])
 def test_a_search_gives_what_top_k_and_ranks_and_plain_products_give(chunk, excluding):
+    queries, gallery = problem(torch.float32, ties=True)[:2]
     random = torch.Generator().manual_seed(5)
-    gallery = torch.randn(30, 4, generator=random).round().add(0.5)  # many equal scores
-    queries, gallery = F.normalize(torch.randn(9, 4, generator=random).round().add(0.5)), F.normalize(gallery)
-    ranked, scored = (torch.randint(-1, 30, (9, width), generator=random) for width in (2, 5))
-    excluded = torch.randint(0, 30, (9,), generator=random) if excluding else None
+    many, images = len(queries), len(gallery)
+    ranked, scored = (torch.randint(-1, images, (many, width), generator=random) for width in (2, 5))
+    excluded = torch.randint(0, images, (many,), generator=random) if excluding else None
     found = search(queries, gallery, 6, ranked, scored, excluded, chunk)
     assert torch.equal(found.top, top_k(queries, gallery, 6, excluded))
     assert torch.equal(found.ranks, ranks(queries, gallery, ranked, excluded))
-    for row in range(9):
+    for row in range(many):
         for column, image in enumerate(scored[row].tolist()):
             gone = image < 0 or (excluding and image == excluded[row])
             expected = float("-inf") if gone else float(queries[row] @ gallery[image])
