@@ -30,7 +30,7 @@ lint: .venv/made ## check style and formatting, notebooks included, and that no 
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-world: .venv/made ## train the miniature world's own CLIP and language model anew (about a quarter of an hour)
+world: .venv/made ## train the miniature world's own CLIP and language model anew (half an hour on two cores)
 	$(SPEED) $(BIN)/python -m searle_lib.miniworld.training
 
 lock: ## resolve the exact versions anew (needs uv), for requirements.lock and environment.yml

@@ -14,11 +14,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return given.run(given)
     except (study.Stopped, artefacts.Missing, ValueError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {_sentence(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _sentence(problem: Exception) -> str:
+    """What went wrong; the system's own errors with the file and a remedy."""
+    if not isinstance(problem, OSError) or problem.filename is None:
+        return str(problem)
+    said = f"{problem.filename}: {problem.strerror}"
+    if problem.errno in artefacts.FULL:
+        return f"{said}; make room there, or set artefact_root and report_root to a larger disk."
+    return f"{said}; set data_root, artefact_root and report_root to folders that this user may read and write."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,23 +80,29 @@ def _check(given: argparse.Namespace) -> int:
 def _submit(given: argparse.Namespace) -> int:
     from searle_lib import evaluation, predictions, submissions
 
-    _, here = study.opened(given.params, given.overrides, "submit")
+    values, here = study.opened(given.params, given.overrides, "submit")
     _, rankings, made_with = evaluation.left(here.reports)
+    evaluation.check_made_with(made_with, values)
     for name in made_with["sizes"]:
         if name.split("/")[1].startswith("test") and submissions.incomplete(name, made_with["sizes"]):
             print(submissions.incomplete(name, made_with["sizes"]))
     refused = 0
-    for file in submissions.write_all(here.reports / "submissions", rankings, made_with["sizes"]):
+    files = submissions.write_all(here.reports / "submissions", rankings, made_with["sizes"])
+    for file in files:
         problems = predictions.validate(file, here.data).problems
         refused += bool(problems)
         print(f"{file}: {problems[0] if problems else 'as its server takes it'}")
-    return int(refused > 0)
+    if not files:
+        print("nothing was written; a server takes CIRR's and CIRCO's complete test splits (evaluate: [test]).")
+    return int(refused > 0 or not files)
 
 
 def _export(given: argparse.Namespace) -> int:
-    from searle_lib import exporting
+    from searle_lib import evaluation, exporting
 
-    _, here = study.opened(given.params, given.overrides, "export")
+    values, here = study.opened(given.params, given.overrides, "export")
+    if (here.reports / "made_with.json").is_file():
+        evaluation.check_made_with(json.loads((here.reports / "made_with.json").read_text()), values)
     for written in exporting.export(here.store.root, here.reports, given.to):
         print(written)
     return 0

@@ -89,7 +89,7 @@ def _cirr(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 
 def _cirr_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
-    paths = _json(image_list("cirr", folder.parent, split, category))
+    paths = _json(image_list("cirr", folder.parent, split, category), dict)
     return _table([(name, folder / path) for name, path in paths.items()])
 
 
@@ -107,7 +107,7 @@ def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 def _circo_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = image_list("circo", folder.parent, split, category)
-    (listed,) = _fields(source, 0, _json(source), "images")
+    (listed,) = _fields(source, 0, _json(source, dict), "images")
     pictures = folder / "COCO2017_unlabeled" / "unlabeled2017"
     return _table([(str(image["id"]), pictures / image["file_name"]) for image in listed])
 
@@ -139,9 +139,10 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _json(path: Path):
+def _json(path: Path, kind: type = list):
+    """A file's content, a list or a dictionary. Raises FileNotFoundError or ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate or its set "
@@ -149,6 +150,10 @@ def _json(path: Path):
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ValueError(f"{path} is not valid JSON ({problem}); download it again.") from problem
+    if not isinstance(content, kind) or not content:
+        what = "nothing" if not content else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds {what}, not a {kind.__name__}; download it again.")
+    return content
 
 
 def _fields(path: Path, row: int, entry: dict, *names: str) -> list:

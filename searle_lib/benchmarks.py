@@ -126,6 +126,8 @@ def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "sp
     """
     if dataset not in PROTOCOLS:
         raise ValueError(f"there is no dataset {dataset}; datasets may name {', '.join(PROTOCOLS)}.")
+    if fashioniq_gallery not in FASHIONIQ_GALLERIES:
+        raise ValueError(f"fashioniq_gallery is {fashioniq_gallery}; it must be {' or '.join(FASHIONIQ_GALLERIES)}.")
     protocol = PROTOCOLS[dataset]
     splits = [s for s in (protocol.validation, protocol.submission) if s]
     if split not in splits:
@@ -140,8 +142,13 @@ def load_all(
     fashioniq_gallery: str = "split",
 ) -> dict[str, list[Benchmark]]:
     """The splits of each dataset by "dataset/split": those that are scored ("validation"), and those that a server
-    scores ("test"). Raises as `load` does."""
+    scores ("test"). Raises as `load` does, and ValueError where there is nothing to evaluate."""
     named = names(datasets, evaluate)
+    if not named:
+        raise ValueError(
+            f"datasets {list(datasets)} and evaluate {list(evaluate)} leave nothing to evaluate; FashionIQ has no test "
+            "server, so add validation, CIRR or CIRCO."
+        )
     return {f"{d}/{s}": load(d, data_root, s, fashioniq_gallery) for d, s in named}
 
 
@@ -150,6 +157,9 @@ def names(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[t
     unknown = [dataset for dataset in datasets if dataset not in PROTOCOLS]
     if unknown:
         raise ValueError(f"there is no dataset {unknown[0]}; datasets may name {', '.join(PROTOCOLS)}.")
+    wrong = [kind for kind in evaluate if kind not in EVALUATE]
+    if wrong:
+        raise ValueError(f"evaluate holds {wrong[0]!r}; it must be {' or '.join(EVALUATE)}.")
     pairs = []
     for dataset in datasets:
         splits = dict(zip(EVALUATE, (PROTOCOLS[dataset].validation, PROTOCOLS[dataset].submission), strict=True))

@@ -36,18 +36,19 @@ class Captions:
         return digest([self.ids, self.subjects, self.attributes])
 
 
-def read(path: Path | str, images: Sequence[str], how: str = "reference") -> Captions:
+def read(path: Path | str, images: Sequence[str], how: str = "reference", listed: Sequence[str] = ()) -> Captions:
     """The captions in a file for a list of image ids, which may be ImageNet's names or their last eight digits.
 
-    An entry with an empty attribute is kept as the authors do ("reference") or left out ("sane").
+    An entry with an empty attribute is kept as the authors do ("reference") or left out ("sane"), and one of an image
+    that is `listed` but not among those at hand is left out.
     Raises FileNotFoundError or ValueError, in one sentence, for a file that is not there, an entry without a key,
     with an image that is not among the images, with an empty subject, or with a "*", which stands for a pseudo-word.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"caption file {path} does not exist; make it from BLIP, or correct captions_file.")
-    full = {image.rsplit("_", 1)[-1]: image for image in images}
-    known = set(images)
+    known, there = {*images, *listed}, set(images)
+    full = {image.rsplit("_", 1)[-1]: image for image in known}
     rows = []
     for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8"))):
         missing = [key for key in ("img_id", "subject", "attribute") if key not in entry]
@@ -61,7 +62,7 @@ def read(path: Path | str, images: Sequence[str], how: str = "reference") -> Cap
             raise ValueError(f"the subject of image {image} in {path} is empty; write it, or remove the entry.")
         if "*" in subject + attribute:
             raise ValueError(f"the caption of image {image} in {path} holds *, which marks a pseudo-word; remove it.")
-        if attribute or how == "reference":
+        if image in there and (attribute or how == "reference"):
             rows.append((image, subject, attribute))
     if not rows:
         raise ValueError(f"{path} holds no caption that can be used; make it anew.")

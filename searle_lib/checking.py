@@ -28,7 +28,8 @@ def report(values: Mapping, here: Workspace) -> int:
         problems += _estimates(values, here, loaded, console, complete=not problems)
     for problem in problems:
         console.print(f"problem: {problem}", soft_wrap=True, markup=False)
-    console.print("ready." if not problems else f"{len(problems)} problems; this study cannot run yet.")
+    number = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+    console.print(f"{number}; this study cannot run yet." if problems else "ready.")
     return int(bool(problems))
 
 
@@ -45,7 +46,7 @@ def _estimates(values: Mapping, here: Workspace, clip, console: Console, complet
     """Print what the study will take; problems where the machine has less."""
     try:
         load = estimates.workload(values, here)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         if complete:
             raise
         console.print("What it will take cannot be said before the data can be read.")
@@ -60,7 +61,11 @@ def _estimates(values: Mapping, here: Workspace, clip, console: Console, complet
     needed, there = estimates.memory(clip, load), estimates.machine_memory()
     table.add_row("memory", _bytes(needed), f"this machine's: {_bytes(there)}" if there else "")
     with contextlib.redirect_stderr(io.StringIO()):  # the bars of measurements tell nothing
-        stages = estimates.times(values, clip, load)
+        try:
+            stages = estimates.times(values, clip, load)
+        except RuntimeError as problem:  # torch's, for want of memory on the processor or the device
+            said = " ".join(str(problem).split())[:120]
+            return [f"a batch of this study does not fit ({said}); lower image_, text_, oti_, phi_ or fti_batch_size."]
     for stage in stages:
         table.add_row(f"time: {stage.name}", _duration(stage.seconds), stage.arithmetic)
     table.add_row("time, all", _duration(sum(stage.seconds for stage in stages)), "")

@@ -104,7 +104,7 @@ class Fti4CirQueries:
 
     def __init__(self, sources: Sources):
         self.backbone, self.image_words = sources.backbone, sources.image_words
-        self.key = f"fti4cir {sources.image_words.key}"
+        self.key = f"fti4cir {sources.image_words.key} {sources.image_words.parts}"
 
     @torch.no_grad()
     def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:

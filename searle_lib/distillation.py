@@ -99,8 +99,8 @@ def distil(
 ) -> Distilled:
     """φ trained on the images' OTI tokens, kept in the store; notebook 04_phi trains it.
 
-    `checkpoint` is "last" or the number of an epoch that was saved. `on_epoch`
-    sees every new row of the log. A cut-off training goes on from its last finished epoch.
+    `checkpoint` is "last" or the number of an epoch that was saved; `on_epoch` sees every new row of the log. A cut-off
+    training goes on from its last finished epoch.
     Raises ValueError for a checkpoint that was not saved and for fewer images than a batch.
     """
     if len(images.ids) < settings.batch_size:

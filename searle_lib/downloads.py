@@ -34,7 +34,13 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
     one that first came; ConnectionError when it cannot be fetched or was cut off; OSError when the disk is full.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except PermissionError:
+            raise PermissionError(
+                f"{path.parent} may not be written, where {url} is to be kept; set HOME to a folder that may, or give "
+                "the file's path as the parameter."
+            ) from None
         with FileLock(_beside(path, ".lock")):
             if not path.exists():  # another process fetched it while we waited
                 _fetch_anew(url, path, sha256.lower())

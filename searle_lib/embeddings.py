@@ -24,12 +24,13 @@ SHARD = 4096
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector for each image id: vectors [N, d] float32, not normalised."""
+    """One vector for each image id: vectors [N, d] float32, not normalised; clip is the sha256 of CLIP's weights."""
 
     name: str
     ids: tuple[str, ...]
     vectors: Tensor
     key: str
+    clip: str = ""
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -83,7 +84,9 @@ def encode(
 
     what = f"image embeddings of {name} for {backbone.name}"
     kept = store.keep(f"embeddings/{name.replace('/', '-')}", facts, make, by, what)
-    return Embeddings(name, ids, load_file(kept.folder / "embeddings.safetensors")["vectors"], kept.key)
+    return Embeddings(
+        name, ids, load_file(kept.folder / "embeddings.safetensors")["vectors"], kept.key, backbone.sha256
+    )
 
 
 def encode_galleries(
@@ -122,13 +125,17 @@ def of_references(name: str, loaded: list[Benchmark], galleries: dict[str, Embed
 def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
     """Stands for a list of images by ids, order and sizes in bytes; reads no picture.
 
+    Times of change do not count: a copied data set keeps its pseudo-words, which took days.
+
     Raises FileNotFoundError that names the first image that is not there.
     """
     total = hashlib.sha256()
     for image, path in zip(ids, paths, strict=True):
         try:
             total.update(f"{image}\t{path.stat().st_size}\n".encode())
-        except FileNotFoundError:
+        except PermissionError:
+            raise PermissionError(f"image {path} may not be read; change its folder's permissions.") from None
+        except OSError:
             raise FileNotFoundError(
                 f"image {image} is listed but {path} does not exist; download it, correct data_root, or "
                 "set missing_images: report."

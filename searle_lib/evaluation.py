@@ -4,7 +4,7 @@ Validation and test differ only in where the ranking goes: into scores, or into 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Rankings:
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
     """Rankings of a benchmark's queries by a method, kept in the store; notebook 06_retrieval makes them."""
-    facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key}
+    facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key, "clip": gallery.clip}
 
     def make(folder: Path) -> None:
         queries = _queries(benchmark, composer)
@@ -136,6 +136,8 @@ def leave(
     Splits whose targets are secret have rankings only.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("results.csv", "07_results.html", "07_results.ipynb", "figures/results.png"):
+        (folder / stale).unlink(missing_ok=True)  # made of other scores; 07_results makes them anew
     pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
     scored = [scores(b, found, method) for b, method, found in pairs if b.split == b.protocol.validation]
     ranked = [ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
@@ -157,6 +159,17 @@ def left(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     if not all(file.exists() for file in files):
         raise Missing(f"notebook 07_results needs {folder / 'scores.parquet'}; run 06_retrieval first.")
     return pd.read_parquet(files[0]), pd.read_parquet(files[1]), json.loads(files[2].read_text())
+
+
+def check_made_with(made_with: dict, values: Mapping) -> None:
+    """Raise ValueError, naming it, when a parameter differs from what 06_retrieval's numbers were made with."""
+    made = made_with["parameters"]
+    for name in made.keys() & values.keys():
+        if made[name] != values[name]:
+            raise ValueError(
+                f"{name} is {values[name]}, but the numbers in the reports were made with {made[name]}; run "
+                "06_retrieval again."
+            )
 
 
 def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:

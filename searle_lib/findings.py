@@ -3,6 +3,7 @@
 Each check is a Finding: what was expected, what was found, and every problem with its remedy.
 """
 
+import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from searle_lib import (
 )
 from searle_lib.artefacts import Store, file_sha256
 from searle_lib.backbone import Backbone
+from searle_lib.benchmarks import Benchmark
 from searle_lib.workspace import Workspace
 
 NAMED = 10  # images that are named of each list; the others are counted
@@ -60,6 +62,8 @@ def data(values: Mapping, here: Workspace) -> Iterator[Finding]:
             if benchmark.images not in seen:
                 yield images(here, benchmark.images, benchmark.gallery, published[1], policy, workers)
             seen.add(benchmark.images)
+            if policy == "report":
+                yield _tried(f"{benchmark.name}: evaluated", functools.partial(_left, here, benchmark, workers))
     if plan.needs_imagenet(values):
         try:
             unlabeled = annotations.imagenet(here.data)
@@ -68,6 +72,11 @@ def data(values: Mapping, here: Workspace) -> Iterator[Finding]:
             return
         published = benchmarks.IMAGENET_SIZE if real else None
         yield images(here, plan.IMAGENET, unlabeled, published, policy, workers)
+
+
+def _left(here: Workspace, benchmark: Benchmark, workers: int) -> str:
+    left = readable.only(here.store, {benchmark.name: [benchmark]}, "report", workers)
+    return "{} queries over {} images".format(*readable.counts(left).iloc[0])
 
 
 def images(
@@ -123,13 +132,13 @@ def models(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterato
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
     if loaded and "SEARLE" in methods and not plan.is_trained(checkpoint):
         yield _tried("φ", lambda: _phi(here, loaded, here.path(checkpoint)))
-    if plan.writes_phrases(values) and not values["phrases_file"]:
+    if _writes(values) and not values["phrases_file"]:
         yield _hub("language model", "language_model", here.path(values["language_model"]))
     if "FTI4CIR" not in methods:
         return
-    if loaded and values["fti_weights"]:
-        path = here.path(values["fti_weights"])
-        yield _tried("FTI4CIR's network", lambda: _fti(here, loaded, path))
+    if values["fti_weights"]:
+        if loaded:
+            yield _tried("FTI4CIR's network", lambda: _fti(here, loaded, here.path(values["fti_weights"])))
     elif Path(here.path(values["captions_file"])).is_file():
         yield _tried("captions", lambda: _captions(values, here))
     else:
@@ -142,10 +151,12 @@ def models(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterato
 
 def given(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterator[Finding]:
     """The vocabulary, and phrases, concepts and tokens that the study is given."""
-    if plan.writes_phrases(values):
+    if {"SEARLE-OTI", "FTI4CIR"} & set(values["methods"]) or plan.teaches_phi(
+        values["methods"], values["phi_checkpoint"]
+    ):
         yield _tried("vocabulary", lambda: _vocabulary(here.path(values["vocabulary"]), values["world"] == "real"))
-        if values["phrases_file"] not in ("", "published"):
-            yield _tried("phrases", lambda: _phrases(Path(here.path(values["phrases_file"]))))
+    if values["phrases_file"] not in ("", "published"):
+        yield _tried("phrases", lambda: _phrases(Path(here.path(values["phrases_file"]))))
     try:
         lists = _reference_lists(values, here)
     except (FileNotFoundError, ValueError):  # told with the data
@@ -157,13 +168,19 @@ def given(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterator
 def _given_of(
     name: str, ids: list[str], values: Mapping, here: Workspace, loaded: Backbone | None
 ) -> Iterator[Finding]:
-    csv = plan.given_concepts(here.path(values["concepts_root"]), name, loaded.name) if loaded else None
-    folder = plan.given_tokens(here.path(values["oti_root"]), name)
+    if not loaded:
+        return
+    try:
+        csv = plan.given_concepts(here.path(values["concepts_root"]), name, loaded.name)
+        folder = plan.given_tokens(here.path(values["oti_root"]), name)
+    except (ValueError, OSError) as problem:
+        yield Finding(f"{name}: given", "", "not usable", (str(problem),))
+        return
     if csv:
         yield _tried(
             f"{name}: concepts", lambda: f"{authors.read_concepts(csv, ids)[1].shape[1]} an image, of {csv.name}"
         )
-    if folder and loaded:
+    if folder:
         yield _tried(
             f"{name}: tokens", lambda: f"{len(authors.read_tokens(folder, ids, loaded.width)[0]):,} of {folder}"
         )
@@ -187,7 +204,7 @@ def _tried(what: str, look) -> Finding:
     """A Finding of what `look` says, or of the sentence with which it refuses."""
     try:
         return Finding(what, "", look())
-    except (ValueError, FileNotFoundError, ConnectionError) as problem:
+    except (ValueError, OSError) as problem:  # ConnectionError is one of them
         return Finding(what, "", "not usable", (str(problem),))
 
 
@@ -206,6 +223,14 @@ def _phi(here: Workspace, loaded: Backbone, checkpoint: str) -> str:
 def _fti(here: Workspace, loaded: Backbone, path: str) -> str:
     fti_training.from_released(Store(here.store.root), loaded, path)
     return f"fits {loaded.name}; sha256 {file_sha256(Path(path))}"
+
+
+def _writes(values: Mapping) -> bool:
+    """Whether phrases are needed; so they are where an oti_root cannot be used, which is told with the lists."""
+    try:
+        return plan.writes_phrases(values)
+    except (ValueError, OSError):
+        return True
 
 
 def _captions(values: Mapping, here: Workspace) -> str:

@@ -33,7 +33,7 @@ def read(path: Path) -> Image.Image:
         raise FileNotFoundError(
             f"image {path} does not exist; download it, correct data_root, or set missing_images: report."
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
         size = path.stat().st_size if path.is_file() else 0
         raise ValueError(
             f"image {path} cannot be decoded ({size:,} bytes on disk: {problem}); download it again, or set "

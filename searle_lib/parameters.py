@@ -110,6 +110,8 @@ def check(name: str, value: object, known: dict[str, Declared], source: str) -> 
             f"{name} in {source} is {value!r}, a {type(value).__name__}, but must be of type {kind.__name__}{hint}; "
             f"notebook {known[name].notebooks[0]} says: {known[name].help or 'nothing'}."
         )
+    if value == []:
+        raise ValueError(f"{name} in {source} is empty; name at least one of {', '.join(CHOICES.get(name, ()))}.")
     for one in value if kind is list else [value]:
         if name in CHOICES and one not in CHOICES[name]:
             raise ValueError(f"{name} in {source} holds {one!r}; it must be {' or '.join(CHOICES[name])}.")

@@ -75,6 +75,12 @@ def validate(file: Path, data_root: Path) -> Verdict:
             "without indentation, and no list longer than asked."
         )
     problems += _problems(file, given, repeated, task, longer=False)
+    submission = PROTOCOLS[task.dataset].submission
+    if task.split != submission:
+        notes.append(f"this is the validation split, which `score` scores; the server takes {submission}.")
+        lacking = len(_known(task.dataset, data_root)[0].get(submission, set()) - set(given))
+        if task.dataset == "circo" and lacking:  # whose test ids hold those of val
+            notes.append(f"should it be meant for {submission}, it lacks {lacking:,} queries.")
     if task.dataset == "circo":
         if task.gallery is None:
             notes.append(f"ids were not checked against the gallery, as {task.gallery_file} is not there.")

@@ -51,6 +51,8 @@ def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int =
 
     Raises ValueError when none is left.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"missing_images is {policy}; it must be {' or '.join(POLICIES)}.")
     if policy == "error":
         return table
     good = table[(verdicts(store, name, table, workers) == GOOD).numpy()]
@@ -121,6 +123,6 @@ def _files_fingerprint(paths: Sequence[Path]) -> str:
         try:
             there = path.stat()
             total.update(f"{path.name}\t{there.st_size}\t{there.st_mtime_ns}\n".encode())
-        except FileNotFoundError:
+        except OSError:  # absent, or in a folder that may not be read
             total.update(f"{path.name}\n".encode())
     return total.hexdigest()[:16]

@@ -28,8 +28,10 @@ MAIN = (  # dataset, split, category, metric of the numbers that papers lead wit
 TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
 
 
-def summarise(scores: pd.DataFrame, study: str, backbone: str, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
-    """Means over queries with percentile intervals, in percent: COLUMNS and queries, one row a number.
+def summarise(scores: pd.DataFrame, study: str, made_with: dict, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
+    """Means over queries with percentile intervals, in percent: COLUMNS, queries and evaluated_on, one row a number.
+
+    `made_with` is what `evaluation.leave` wrote.
 
     `scores` is long form: dataset, split, category, method, query, metric, value. Where a benchmark has several
     categories their plain mean is added as the category "average", resampled within each category. All methods
@@ -39,9 +41,27 @@ def summarise(scores: pd.DataFrame, study: str, backbone: str, resamples: int = 
     for where, means, draws, queries in _drawn(scores, resamples, seed):
         low, high = np.percentile(draws, [2.5, 97.5], axis=0)
         table = pd.DataFrame({"value": means, "ci_low": low, "ci_high": high}) * 100
-        rows.append(table.reset_index().assign(**where, queries=queries))
-    everything = pd.concat(rows, ignore_index=True).assign(study=study, backbone=backbone)
-    return everything[[*COLUMNS, "queries"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+        on = evaluated_on(where["dataset"], where["split"], made_with["sizes"], where["category"])
+        rows.append(table.reset_index().assign(**where, queries=queries, evaluated_on=on))
+    if not rows:
+        raise ValueError("there are no scores to summarise; run 06_retrieval with validation in evaluate.")
+    everything = pd.concat(rows, ignore_index=True).assign(study=study, backbone=made_with["backbone"])
+    return everything[[*COLUMNS, "queries", "evaluated_on"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+
+
+def evaluated_on(dataset: str, split: str, sizes: dict[str, dict], category: str = "") -> str:
+    """How much of a benchmark's split was there, "n of N" queries and images, and which gallery FashionIQ has; of one
+    category alone where it has its own gallery."""
+    said = {}
+    for name, size in sizes.items():
+        of, at, *own = name.split("/")
+        if (of, at) == (TITLES[dataset], split):
+            (queries, images), (all_queries, all_images) = size["there"], size["whole"]
+            counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
+            kind = " (union gallery)" if size["gallery"].endswith("-union") else " (split gallery)"
+            said["".join(own)] = counts + (kind if own else "")
+    chosen = {name: text for name, text in said.items() if name in (category, "")} or said
+    return "; ".join(f"{name}: {text}" if name and len(chosen) > 1 else text for name, text in chosen.items())
 
 
 def differences(

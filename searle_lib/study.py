@@ -1,5 +1,6 @@
 """The run of a study: its notebooks in order by papermill, a progress line each, and their pages."""
 
+import json
 import os
 import sys
 import time
@@ -78,7 +79,8 @@ def opened(file: Path, overrides: list[str] | None, command: str) -> tuple[dict,
     """All parameters of a study, defaults included, and its places; for commands that run no notebook."""
     root = project_root()
     known = parameters.declared(notebooks(root))
-    values = parameters.defaults(known) | parameters.read(Path(file), known, overrides or ())
+    given = parameters.read(Path(file), known, overrides or ())
+    values = parameters.defaults(known) | {"study": Path(file).stem} | given
     values["oti_root"] = values["oti_root"] and str(root / values["oti_root"])
     places = [values[name] for name in ("study", "data_root", "artefact_root", "report_root", "world")]
     return values, open_workspace(command, *places)
@@ -166,7 +168,7 @@ def main_table(folder: Path) -> None:
     """Print the study's main results from its results.csv, once 07_results has left one."""
     import pandas as pd
 
-    from searle_lib.results import MAIN
+    from searle_lib.results import MAIN, evaluated_on
 
     if not (folder / "results.csv").exists():
         return
@@ -176,3 +178,7 @@ def main_table(folder: Path) -> None:
     table = chosen.pivot(index="method", columns="column", values="value")
     table = table.loc[chosen["method"].unique(), chosen["column"].unique()]
     print(table.round(2).to_string(), file=sys.stdout)
+    made_with = json.loads((folder / "made_with.json").read_text())
+    for dataset in chosen["dataset"].unique():
+        print(f"{dataset} val: {evaluated_on(dataset, 'val', made_with['sizes'])}")
+    print(f"CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256']}")

@@ -27,9 +27,14 @@ def write_all(folder: Path, rankings: pd.DataFrame, sizes: dict[str, dict]) -> l
 
 
 def incomplete(name: str, sizes: dict[str, dict]) -> str:
-    """One sentence when a split lacks queries, for then its server would refuse a file; else nothing."""
-    (there, _), (whole, _) = sizes[name]["there"], sizes[name]["whole"]
-    return "" if there == whole else f"{name} has {there:,} of {whole:,} queries: a server takes no file without all."
+    """One sentence when a split lacks queries or gallery images, for then a file would not compare; else nothing."""
+    there, whole = sizes[name]["there"], sizes[name]["whole"]
+    if list(there) == list(whole):
+        return ""
+    return (
+        f"{name} has {there[0]:,} of {whole[0]:,} queries and {there[1]:,} of {whole[1]:,} images; no file is "
+        "written for a server."
+    )
 
 
 def write(folder: Path, rankings: pd.DataFrame, dataset: str, split: str, method: str) -> list[Path]:

@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from searle_lib.benchmarks import PROTOCOLS
-from searle_lib.results import AVERAGE, TITLES, published, wide
+from searle_lib.results import AVERAGE, TITLES, evaluated_on, published, wide
 from searle_lib.sheets import STYLE
 
 
@@ -28,7 +28,7 @@ def table(results: pd.DataFrame, dataset: str, split: str, made_with: dict, kind
         lines.append(f'<tr><td class="first">{html.escape(method)}</td>{"".join(cells)}</tr>')
     lines += _published_rows(dataset, columns, made_with["world"] == "miniature")
     note = "Percent; below each value its 95 % bootstrap interval over queries."
-    return _page(lines, f"{note} {_sources(dataset, split, made_with)}")
+    return _page(lines, f"{note} {sources(dataset, split, made_with)}")
 
 
 def aspect_table(results: pd.DataFrame, dataset: str, split: str, made_with: dict) -> HTML:
@@ -45,7 +45,7 @@ def aspect_table(results: pd.DataFrame, dataset: str, split: str, made_with: dic
         label = html.escape(aspect.replace("_", " "))
         lines.append(f'<tr><td class="first">{label}</td><td>{rows["queries"].iloc[0]}</td>{cells}</tr>')
     note = "Percent; below each value its 95 % bootstrap interval over the aspect's queries."
-    return _page(lines, f"{note} {_sources(dataset, split, made_with)}")
+    return _page(lines, f"{note} {sources(dataset, split, made_with)}")
 
 
 def _page(lines: list[str], note: str) -> HTML:
@@ -53,17 +53,10 @@ def _page(lines: list[str], note: str) -> HTML:
     return HTML(f'{STYLE}{table}<small class="sources">{html.escape(note)}</small>')
 
 
-def _sources(dataset: str, split: str, made_with: dict) -> str:
+def sources(dataset: str, split: str, made_with: dict) -> str:
     """How much of the data set was there, which gallery FashionIQ has, and of which CLIP the numbers are."""
-    said = []
-    for name, sizes in made_with["sizes"].items():
-        of, at, *category = name.split("/")
-        if (of, at) == (TITLES[dataset], split):
-            (queries, images), (all_queries, all_images) = sizes["there"], sizes["whole"]
-            kind = {True: " (union gallery)", False: " (split gallery)"}[sizes["gallery"].endswith("-union")]
-            counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
-            said.append("".join(f"{c}: " for c in category) + counts + (kind if of == "fashioniq" else ""))
-    return f"{'; '.join(said)}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256']}."
+    on = evaluated_on(dataset, split, made_with["sizes"])
+    return f"{on}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256']}."
 
 
 def _head(columns: list[tuple[str, str]]) -> str:

@@ -22,7 +22,7 @@ class Workspace:
 
     def path(self, name: str) -> str:
         """A file's or folder's path, if there is one of that name below the project's root; else the name itself."""
-        there = self.root / name
+        there = self.root / Path(name).expanduser()
         return str(there) if name and there.exists() else name
 
 
@@ -36,12 +36,17 @@ def open_workspace(
     if world not in WORLDS:
         raise ValueError(f"world is {world}; it must be {' or '.join(WORLDS)}.")
     root = project_root()
-    data = root / data_root
+    data = root / Path(data_root).expanduser()
     if world == "miniature":
         from searle_lib.miniworld import writers
 
         writers.write(data)
-    return Workspace(root, data, Store(root / artefact_root, notebook), root / report_root / study)
+    return Workspace(
+        root,
+        data,
+        Store(root / Path(artefact_root).expanduser(), notebook),
+        root / Path(report_root).expanduser() / study,
+    )
 
 
 def project_root() -> Path:

@@ -168,3 +168,24 @@ def test_fashioniq_pictures_may_be_png_where_there_is_no_jpg(data):
         (folder / file).write_bytes(b"")
     paths = benchmarks.load("fashioniq", data, "val")[0].gallery["path"]
     assert [path.rsplit("/", 1)[-1] for path in paths[:3]] == [f"{names[0]}.png", f"{names[1]}.jpg", f"{names[2]}.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((["cirr"], ["valid"]), "evaluate holds 'valid'; it must be validation or test"),
+        ((["fashioniq"], ["validation"], "Union"), "fashioniq_gallery is Union; it must be split or union"),
+        ((["fashioniq"], ["test"]), "leave nothing to evaluate; FashionIQ has no test server"),
+    ],
+)
+def test_choices_that_papermill_lets_through_are_refused(world, arguments, sentence):
+    datasets, evaluate, *gallery = arguments
+    with pytest.raises(ValueError, match=sentence):
+        benchmarks.load_all(datasets, world, evaluate, *gallery)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"a": 1}'])
+def test_a_caption_file_of_another_form_is_named(data, content):
+    (data / "CIRR/cirr/captions/cap.rc2.val.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cap.rc2.val.json holds (nothing|a dict), not a list; download it again"):
+        benchmarks.load("cirr", data, "val")

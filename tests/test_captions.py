@@ -174,3 +174,13 @@ def test_a_caption_file_is_made_once_and_goes_on_where_it_stopped(blip, tmp_path
 def test_a_folder_without_blip_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"blip_model .* is neither a folder with BLIP nor one that the hub gives"):
         captions.load_blip(str(tmp_path))
+
+
+def test_a_caption_of_an_image_that_is_listed_but_not_at_hand_is_left_out(tmp_path):
+    file = tmp_path / "pairs.json"
+    rows = [{"img_id": f"0000000{i}", "subject": "a cat", "attribute": "on a mat"} for i in (1, 2)]
+    file.write_text(json.dumps(rows))
+    names = ["ILSVRC2012_test_00000001", "ILSVRC2012_test_00000002"]
+    assert captions.read(file, names[:1], listed=names).ids == (names[0],)
+    with pytest.raises(ValueError, match="has a caption of image 00000002, which is not there; remove it"):
+        captions.read(file, names[:1])

@@ -155,3 +155,39 @@ def test_time_grows_with_the_work(values, world, tmp_path, tiny):
     assert set(stages) == {"image embeddings", "phrases", "text features", "OTI", "φ", "FTI4CIR's training"}
     longer = {s.name: s.seconds for s in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
     assert longer["OTI"] > 20 * stages["OTI"]
+
+
+def test_an_oti_root_that_cannot_be_used_is_told_among_all_else(values, world, tmp_path, capsys):
+    changed = values | {"oti_root": str(tmp_path / "gone"), "concepts_root": str(tmp_path / "gone")}
+    code, said = told(capsys, changed, place(tmp_path, world))
+    assert code == 1 and "cirr/val: queries" in said and "vocabulary" in said
+    assert f"problem: concepts_root {tmp_path / 'gone'} does not exist; correct it, or leave it empty" in said
+
+
+def test_with_report_it_is_told_how_many_queries_are_left_and_when_none_is(values, world, tmp_path, capsys):
+    data = shutil.copytree(world, tmp_path / "data", ignore=shutil.ignore_patterns("models"))
+    (val,) = benchmarks.load("cirr", data, "val")
+    paths = dict(zip(val.gallery["image"], val.gallery["path"], strict=True))
+    Path(paths[val.queries["group"][0][0]]).unlink()
+    _, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    assert "cirr/val: evaluated" in said and "of 24 queries over 23 of 24 images" in said
+    for image in set(val.queries["reference"]):
+        Path(paths[image]).unlink(missing_ok=True)
+    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    assert code == 1 and "not one query of cirr/val has all its images" in said
+
+
+def test_a_batch_that_does_not_fit_is_told(values, world, tmp_path, capsys, monkeypatch):
+    def too_large(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(checking.estimates, "times", too_large)
+    code, said = told(capsys, values, place(tmp_path, world))
+    assert code == 1 and "1 problem; this study cannot run yet." in said
+    assert "a batch of this study does not fit ([enforce fail" in said and "lower image_, text_, oti_" in said
+
+
+def test_without_clip_nothing_else_is_blamed(values, world, tmp_path, capsys):
+    changed = values | {"clip_model": "/nope.pt", "methods": ["FTI4CIR"], "fti_weights": "/released.pth"}
+    _, said = told(capsys, changed, place(tmp_path, world))
+    assert "clip_model /nope.pt is neither a file nor" in said and "BLIP" not in said and "spaCy" not in said

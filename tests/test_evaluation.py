@@ -1,5 +1,6 @@
 """Composing, ranking and scoring on a drawn world, held to loops written out here."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -179,8 +180,10 @@ def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_
     assert sorted(file.name for file in files) == ["cirr-test1-SEARLE.json", "cirr-test1-subset-SEARLE.json"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert submissions.incomplete("circo/test", sizes) == (
-        "circo/test has 3 of 4 queries: a server takes no file without all."
+        "circo/test has 3 of 4 queries and 90 of 90 images; no file is written for a server."
     )
+    sizes["circo/test"] = {"there": (4, 89), "whole": (4, 90)}
+    assert "89 of 90 images" in submissions.incomplete("circo/test", sizes)
 
 
 def test_what_06_leaves_is_what_07_finds(study, tiny, tmp_path):
@@ -263,3 +266,30 @@ def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
 def test_images_fingerprint_names_the_image_that_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"image b is listed but .*/b does not exist; download it"):
         images_fingerprint(["b"], [tmp_path / "b"])
+
+
+def test_numbers_made_with_other_parameters_are_refused():
+    made_with = {"parameters": {"methods": ["SEARLE"], "fashioniq_gallery": "union"}}
+    evaluation.check_made_with(made_with, {"methods": ["SEARLE"], "workers": 3})
+    with pytest.raises(ValueError, match=r"fashioniq_gallery is split, but the numbers .* made with union; run 06_re"):
+        evaluation.check_made_with(made_with, {"methods": ["SEARLE"], "fashioniq_gallery": "split"})
+
+
+def test_what_06_leaves_puts_an_end_to_the_results_of_earlier_scores(study, tiny, tmp_path):
+    evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
+    (tmp_path / "figures").mkdir()
+    for name in ("results.csv", "07_results.html", "figures/results.png", "03_oti.html"):
+        (tmp_path / name).write_text("old")
+    evaluation.leave(tmp_path, evaluated, tiny, {})
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"scores.parquet", "rankings.parquet", "made_with.json", "03_oti.html"}
+
+
+def test_an_ablation_of_words_has_rankings_of_its_own(study):
+    _, _, _, made = study
+    sources = made["cirr/val"]
+    keys = set()
+    for parts in ("both", "subject", "attributes"):
+        words = dataclasses.replace(sources.image_words, parts=parts)
+        keys.add(composers.Fti4CirQueries(dataclasses.replace(sources, image_words=words)).key)
+    assert len(keys) == 3

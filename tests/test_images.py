@@ -74,3 +74,12 @@ def test_batches_keep_order_whatever_the_threads_do(tmp_path, batch_size, worker
 
 def test_no_paths_give_no_batches():
     assert list(images.batches([], 8, "clip", 4, 2)) == []
+
+
+def test_a_picture_whose_header_claims_too_many_pixels_is_named_as_broken(tmp_path, monkeypatch):
+    Image.new("L", (60, 60)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        ValueError, match=r"image .*huge.png cannot be decoded .*decompression bomb.*; download it again"
+    ):
+        images.read(tmp_path / "huge.png")

@@ -126,7 +126,10 @@ def test_a_file_is_recognised_by_its_content_and_passes(kind, data, tmp_path):
     verdict = predictions.validate(write(tmp_path / "mine.json", content), data)
     assert verdict.what == {"cirr": f"CIRR {split}, {metric}", "circo": f"CIRCO {split}"}[dataset]
     assert verdict.queries == len(content.keys() - {"version", "metric"})
-    assert (verdict.notes, verdict.problems) == ((), ())
+    assert verdict.problems == ()
+    assert bool(verdict.notes) == (split == "val")  # which is scored, and no server's
+    if kind == ("circo", "val", ""):
+        assert verdict.notes[1] == "should it be meant for test, it lacks 12 queries."
 
 
 def test_a_circo_file_that_lacks_a_query_of_val_is_still_of_val(data, tmp_path):

@@ -6,6 +6,18 @@ import pytest
 
 from searle_lib import results
 
+MADE_WITH = {
+    "backbone": "tiny",
+    "sizes": {
+        **{
+            f"fashioniq/val/{category}": {"gallery": f"x/{category}-union", "there": [9, 20], "whole": [10, 30]}
+            for category in ("dress", "shirt", "toptee")
+        },
+        "cirr/val": {"gallery": "cirr/val", "there": [3, 4], "whole": [3, 5]},
+        "circo/val": {"gallery": "circo/unlabeled", "there": [1200, 4], "whole": [1200, 5]},
+    },
+}
+
 
 def scores_of(dataset, split, category, method, metric, values):
     table = pd.DataFrame({"value": values, "query": [f"{category}-{i}" for i in range(len(values))]})
@@ -33,18 +45,18 @@ def one(table, **where):
 
 def test_values_are_means_in_percent_and_the_average_is_over_categories():
     scores = random_scores()
-    table = results.summarise(scores, "mini", "tiny")
+    table = results.summarise(scores, "mini", MADE_WITH)
     dress = scores[(scores["category"] == "dress") & (scores["method"] == "SEARLE")]["value"]
     assert one(table, category="dress", method="SEARLE")["value"] == pytest.approx(dress.mean() * 100)
     three = [one(table, category=c, method="SEARLE")["value"] for c in ("dress", "shirt", "toptee")]
     assert one(table, category="average", method="SEARLE")["value"] == pytest.approx(np.mean(three))
     assert one(table, category="average", method="SEARLE")["queries"] == 600
-    assert list(table.columns) == [*results.COLUMNS, "queries"]
+    assert list(table.columns) == [*results.COLUMNS, "queries", "evaluated_on"]
 
 
 def test_intervals_agree_with_the_normal_approximation():
     scores = random_scores(queries=400)
-    row = one(results.summarise(scores, "mini", "tiny"), category="shirt", method="Text-only")
+    row = one(results.summarise(scores, "mini", MADE_WITH), category="shirt", method="Text-only")
     share = row["value"] / 100
     half = 1.96 * np.sqrt(share * (1 - share) / 400) * 100
     assert row["ci_low"] == pytest.approx(row["value"] - half, abs=0.6)
@@ -52,7 +64,7 @@ def test_intervals_agree_with_the_normal_approximation():
 
 
 def test_the_interval_of_the_average_is_that_of_three_independent_samples():
-    table = results.summarise(random_scores(queries=400), "mini", "tiny")
+    table = results.summarise(random_scores(queries=400), "mini", MADE_WITH)
     rows = [one(table, category=c, method="SEARLE") for c in ("dress", "shirt", "toptee")]
     deviations = [(row["ci_high"] - row["ci_low"]) / 3.92 for row in rows]
     expected = np.sqrt(sum(d**2 for d in deviations)) / 3
@@ -79,8 +91,8 @@ def test_paired_intervals_are_those_of_the_difference_of_each_query():
 
 def test_the_same_scores_give_the_same_bytes(tmp_path):
     scores = random_scores()
-    table = results.summarise(scores, "mini", "tiny")
-    again = results.summarise(scores.copy(), "mini", "tiny")
+    table = results.summarise(scores, "mini", MADE_WITH)
+    again = results.summarise(scores.copy(), "mini", MADE_WITH)
     files = [results.write_csv(t, tmp_path / name) for t, name in ((table, "a.csv"), (again, "b.csv"))]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert pd.read_csv(files[0]).shape == table.shape
@@ -90,11 +102,11 @@ def test_a_method_without_a_score_for_a_query_is_named():
     scores = random_scores()
     hole = scores[(scores["method"] == "SEARLE") & (scores["category"] == "dress")].index[3]
     with pytest.raises(ValueError, match="FashionIQ/val/dress has queries without R@10 of SEARLE; run 06_retrieval"):
-        results.summarise(scores.drop(hole), "mini", "tiny")
+        results.summarise(scores.drop(hole), "mini", MADE_WITH)
 
 
 def test_the_wide_table_has_the_order_of_the_papers():
-    table = results.wide(results.summarise(random_scores(), "mini", "tiny"), "FashionIQ", "val")
+    table = results.wide(results.summarise(random_scores(), "mini", MADE_WITH), "FashionIQ", "val")
     assert list(table.columns) == [(c, "R@10") for c in ("dress", "shirt", "toptee", "average")]
     assert list(table.index) == ["Text-only", "SEARLE"]
 
@@ -105,3 +117,19 @@ def test_published_numbers_are_percentages_with_a_source():
     assert table["value"].between(0, 100).all()
     searle = table[(table["method"] == "SEARLE") & (table["dataset"] == "CIRCO") & (table["metric"] == "mAP@5")]
     assert searle["value"].tolist() == [9.35]
+
+
+def test_every_number_says_on_how_much_it_was_evaluated():
+    table = results.summarise(random_scores(), "mini", MADE_WITH)
+    on = {(row.dataset, row.category): row.evaluated_on for row in table.itertuples()}
+    assert on["FashionIQ", "shirt"] == "9 of 10 queries over 20 of 30 images (union gallery)"
+    assert on["FashionIQ", "average"].startswith(
+        "dress: 9 of 10 queries over 20 of 30 images (union gallery); shirt: 9"
+    )
+    everything = results.evaluated_on("CIRCO", "val", MADE_WITH["sizes"])
+    assert everything == "1,200 of 1,200 queries over 4 of 5 images"
+
+
+def test_no_scores_are_no_table():
+    with pytest.raises(ValueError, match="there are no scores to summarise; run 06_retrieval with validation"):
+        results.summarise(random_scores().head(0), "mini", MADE_WITH)

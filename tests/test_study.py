@@ -173,6 +173,7 @@ def test_a_changed_parameter_upstream_is_told_to_the_notebook_that_depends_on_it
             "-p oti_steps is used by 03_oti, 04_phi, 06_retrieval, and none",
         ),
         (["-p", "methods=[SEARL]"], "methods in -p holds 'SEARL'; it must be Image-only or"),
+        (["-p", "datasets=[]"], "datasets in -p is empty; name at least one of fashioniq, cirr, circo"),
     ],
 )
 def test_the_command_refuses_bad_input_before_anything_runs(world, tmp_path, arguments, sentence):
