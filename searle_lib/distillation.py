@@ -114,7 +114,7 @@ def distil(
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
-        training = _Training(folder, backbone, images, tokens, concepts, bank, settings)
+        training = Training(folder, backbone, images, tokens, concepts, bank, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="φ", mininterval=2) as bar:
             while training.epoch < settings.epochs:
                 on_epoch(training.run_epoch(validation))
@@ -170,8 +170,8 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.arange(2 * len(a), device=a.device).roll(len(a)))
 
 
-class _Training:
-    """The state that a cut-off training goes on from: φ, its optimizer, the epoch and the log."""
+class Training:
+    """A training at some epoch, and the state that a cut-off one goes on from: φ, its optimizer, the epoch, the log."""
 
     def __init__(self, folder, backbone, images, tokens, concepts, bank: PhraseBank, settings: Settings):
         self.folder, self.backbone, self.bank, self.settings = folder, backbone, bank, settings

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -65,13 +66,19 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
         name = override.partition("=")[0]
         if not any(path.stem in known[name].notebooks for path in chosen):
             raise ValueError(f"-p {name} is used by {', '.join(known[name].notebooks)}, and none of them is to run.")
-    for path in chosen:
-        reason = plan.left_out(path.stem, effective)
-        if reason and not only:
-            console.print(f"{path.stem:<14}         left out, since {reason}")
-            continue
-        own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
-        _run_one(path, folder / path.name, own, root, console)
+    pages = []
+    with ThreadPoolExecutor(1) as pool:  # a page is rendered while the next notebook runs
+        for path in chosen:
+            reason = plan.left_out(path.stem, effective)
+            if reason and not only:
+                console.print(f"{path.stem:<14}         left out, since {reason}")
+                continue
+            own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
+            output = folder / path.name
+            _run_one(path, output, own, root, console)
+            pages.append(pool.submit(reports.page, output, output.with_suffix(".html")))
+    for page in pages:
+        page.result()
     return reports.index(folder, study, every)
 
 
@@ -115,8 +122,6 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
                 kernel_name="python3",
                 config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
             )
-            line.doing = "rendering its page"
-            reports.page(aside, output.with_suffix(".html"))
             aside.replace(output)
             line.doing = "done"
     except PapermillExecutionError as problem:
