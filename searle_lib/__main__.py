@@ -124,9 +124,9 @@ def _validate(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from searle_lib import predictions
+    from searle_lib import scoring
 
-    print(json.dumps(predictions.score(given.file, given.dataset, given.data_root, given.category), indent=1))
+    print(json.dumps(scoring.score(given.file, given.dataset, given.data_root, given.category), indent=1))
     return 0
 
 

@@ -1,8 +1,7 @@
-"""Files of predictions that people bring: recognised, checked as the test servers would, scored on validation splits.
+"""Files of predictions that people bring: recognised, and checked as the test servers would.
 
-CIRR's and CIRCO's are objects of query id: list of images, in their servers' forms (searle.md, section 5). FashionIQ
-has no server; its files are lists in the order of its caption file, each entry with a key ranking. They may come from
-any method, so nothing here asks for a study; how metrics are counted stands in `metrics`.
+CIRR's and CIRCO's are objects of query id: list of images, in their servers' forms (searle.md, section 5). They may
+come from any method, so nothing here asks for a study; `scoring` scores them.
 """
 
 import json
@@ -12,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from searle_lib import annotations, evaluation, metrics
+from searle_lib import annotations, evaluation
 from searle_lib.benchmarks import PROTOCOLS
 from searle_lib.submissions import SUBSET
 
@@ -24,8 +20,6 @@ HEADER = ("version", "metric")  # keys of a CIRR file that are no queries
 VERSION = "rc2"
 LENGTHS = {"recall": evaluation.DEPTH, "recall_subset": SUBSET}  # of a CIRR list, by the file's metric
 CIRR_BYTES = 5 * 10**6
-SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https://circo.micc.unifi.it/"}
-UNLISTED = 10**9  # the rank of an image that a list ends without: beyond every k
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What a file is of, and what its lists must be; `gallery` is None where its images are not known."""
 
     dataset: str
@@ -66,15 +60,15 @@ def validate(file: Path, data_root: Path) -> Verdict:
     Raises ValueError for a file that is no JSON object of predictions, FileNotFoundError for annotations that it
     needs and that are not there. COCO's image list is not needed: without it ids are not checked, and a note says so.
     """
-    given, repeated = _read(file)
-    task = _recognised(file, given, data_root)
+    given, repeated = read(file)
+    task = recognised(file, given, data_root)
     notes, problems = [], []
     if task.dataset == "cirr" and file.stat().st_size > CIRR_BYTES:
         problems.append(
             f"{file.name} has {file.stat().st_size:,} bytes and the server takes at most {CIRR_BYTES:,}; write it "
             "without indentation, and no list longer than asked."
         )
-    problems += _problems(file, given, repeated, task, longer=False)
+    problems += problems_of(file, given, repeated, task, longer=False)
     submission = PROTOCOLS[task.dataset].submission
     if task.split != submission:
         notes.append(f"this is the validation split, which `score` scores; the server takes {submission}.")
@@ -84,67 +78,14 @@ def validate(file: Path, data_root: Path) -> Verdict:
     if task.dataset == "circo":
         if task.gallery is None:
             notes.append(f"ids were not checked against the gallery, as {task.gallery_file} is not there.")
-        if any(isinstance(entry, str) and _image("circo", entry) for entry in _entries(given)):
+        if any(isinstance(entry, str) and image_of("circo", entry) for entry in _entries(given)):
             notes.append("some ids are strings; the server casts them, and its examples have integers.")
     queries = len(given.keys() - set(HEADER))
     what = f"{task.title}, {task.metric}" if task.metric else task.title
     return Verdict(what, queries, tuple(notes), tuple(problems))
 
 
-def score(file: Path, dataset: str, data_root: Path, category: str | None = None) -> dict:
-    """Every metric of a file of predictions for a validation split, in percent, as JSON can hold it.
-
-    Lists may be longer than a server takes. A CIRR file gives the metrics of its own kind, and a recall file whose
-    lists hold every query's whole group those of the subset too. Raises ValueError for a file with problems, in the
-    first one's sentence, and for one of a test split; FileNotFoundError for annotations that are not there.
-    """
-    _check_category(dataset, category)
-    given, repeated = _read(file)
-    if dataset == "fashioniq":
-        task = _task(dataset, data_root, PROTOCOLS[dataset].validation, category)
-        entries = annotations.fashioniq_entries(data_root, task.split, category)
-        problems = _entry_problems(file, given, repeated, task, entries)
-    else:
-        task = _recognised(file, given, data_root)
-        _check_scorable(file, dataset, task)
-        problems = _problems(file, given, repeated, task, longer=True)
-    if problems:
-        raise ValueError(problems[0] + (f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""))
-    values = [entry["ranking"] for entry in given] if dataset == "fashioniq" else map(given.get, task.queries["query"])
-    lists = [[_image(dataset, entry) for entry in value] for value in values]
-    rankings = _rankings(task.queries, lists)
-    return {
-        "dataset": PROTOCOLS[dataset].title,
-        "split": task.split,
-        **({"category": category} if category else {}),
-        "queries": len(lists),
-        "metrics": {n: round(float(evaluation.metric(n, rankings).mean()) * 100, 4) for n in _answered(task, lists)},
-        **({f"{evaluation.ASPECT_METRIC} by aspect": _by_aspect(task, rankings)} if dataset == "circo" else {}),
-    }
-
-
-def _check_category(dataset: str, category: str | None) -> None:
-    if dataset not in PROTOCOLS:
-        raise ValueError(f"there is no dataset {dataset}; predictions can be of {', '.join(PROTOCOLS)}.")
-    title, categories = PROTOCOLS[dataset].title, PROTOCOLS[dataset].categories
-    if dataset != "fashioniq" and category is not None:
-        raise ValueError(f"{title} has no categories, and {category} was given; leave category out.")
-    if dataset == "fashioniq" and category not in categories:
-        raise ValueError(f"category of {title} is {category}; name one of {', '.join(categories)}.")
-
-
-def _check_scorable(file: Path, dataset: str, task: _Task) -> None:
-    protocol = PROTOCOLS[dataset]
-    if task.dataset != dataset:
-        raise ValueError(f"{file} is of {task.title}, not of {protocol.title}; score it as {task.dataset}.")
-    if task.split != protocol.validation:
-        raise ValueError(
-            f"{file} holds queries of {task.title}, whose targets are secret; submit it to {SERVERS[dataset]}, or "
-            f"bring predictions for {protocol.validation} alone."
-        )
-
-
-def _read(file: Path) -> tuple[dict | list, set[str]]:
+def read(file: Path) -> tuple[dict | list, set[str]]:
     """A file's content, and the keys that stand more than once in an object of it. Raises ValueError when empty."""
     repeated = set()
 
@@ -159,27 +100,27 @@ def _read(file: Path) -> tuple[dict | list, set[str]]:
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"{file} is not valid JSON ({problem}); write it again.") from problem
     if not isinstance(given, dict | list):
-        raise ValueError(f"{file} is {_shown(given)} and no predictions; write an object of query id: list of images.")
+        raise ValueError(f"{file} is {shown(given)} and no predictions; write an object of query id: list of images.")
     if not (given.keys() - set(HEADER) if isinstance(given, dict) else given):
         raise ValueError(f"{file} holds no predictions; write a list of images for every query.")
     return given, repeated
 
 
-def _recognised(file: Path, given: dict | list, data_root: Path) -> _Task:
+def recognised(file: Path, given: dict | list, data_root: Path) -> Task:
     """What a file of CIRR's or CIRCO's form is of."""
     if not isinstance(given, dict):
         raise ValueError(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
     dataset = "cirr" if _is_cirr(given, data_root) else "circo"
     split = _split(file, dataset, given.keys() - set(HEADER), data_root)
-    return _task(dataset, data_root, split, "all", _metric(given) if dataset == "cirr" else "")
+    return task_of(dataset, data_root, split, "all", _metric(given) if dataset == "cirr" else "")
 
 
-def _task(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> _Task:
+def task_of(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> Task:
     where = (dataset, data_root, split, category)
     listed = annotations.image_list(*where)
     known = dataset != "circo" or listed.is_file()
     gallery = frozenset(annotations.gallery(*where)["image"]) if known else None
-    return _Task(dataset, split, metric, annotations.queries(*where), gallery, listed.name)
+    return Task(dataset, split, metric, annotations.queries(*where), gallery, listed.name)
 
 
 def _is_cirr(given: dict, data_root: Path) -> bool:
@@ -229,7 +170,7 @@ def _metric(given: dict) -> str:
     return "recall_subset" if longest <= LENGTHS["recall_subset"] else "recall"
 
 
-def _problems(file: Path, given: dict, repeated: set[str], task: _Task, longer: bool) -> list[str]:
+def problems_of(file: Path, given: dict, repeated: set[str], task: Task, longer: bool) -> list[str]:
     """Sentences on a CIRR or CIRCO file, in its order, those on queries that it lacks last."""
     problems = _header_problems(file, given, repeated) if task.dataset == "cirr" else []
     asked = task.queries.set_index("query")[["reference", "group"]].T.to_dict("list")
@@ -243,7 +184,7 @@ def _problems(file: Path, given: dict, repeated: set[str], task: _Task, longer: 
             reference, group = asked[query]
             excluded = reference if PROTOCOLS[task.dataset].excludes_reference else None
             among = group if task.metric == "recall_subset" else ()
-            problems += _list_problems(where, value, task, longer, excluded, among)
+            problems += list_problems(where, value, task, longer, excluded, among)
         else:
             problems.append(f"{where} is none of {task.title}'s; take it out, or correct its id.")
     lacking = (f"query {query} of {task.title} is not in {file.name}" for query in asked if query not in given)
@@ -257,21 +198,21 @@ def _header_problems(file: Path, given: dict, repeated: set[str]) -> list[str]:
         if key not in given:
             problems.append(f"{file.name} has no key {key}, which CIRR's server needs; add {key}: {wanted}.")
         elif given[key] not in allowed:
-            problems.append(f"{key} of {file.name} is {_shown(given[key])}; set it to {wanted}.")
+            problems.append(f"{key} of {file.name} is {shown(given[key])}; set it to {wanted}.")
     return problems
 
 
-def _list_problems(
-    where: str, value: object, task: _Task, longer: bool, excluded: str | None = None, among: Sequence[str] = ()
+def list_problems(
+    where: str, value: object, task: Task, longer: bool, excluded: str | None = None, among: Sequence[str] = ()
 ) -> list[str]:
     """Sentences on one query's list: its length, its entries' type, repeats, and images that may not be in it."""
     many = f"list {'at least' if longer else 'exactly'} {task.length} different images"
     if not isinstance(value, list):
-        return [f"{where} has {_shown(value)} instead of a list; {many}."]
+        return [f"{where} has {shown(value)} instead of a list; {many}."]
     enough = len(value) == task.length or (longer and len(value) > task.length)
     problems = [] if enough else [f"{where} lists {len(value)} images; {many}."]
-    wrong = [_shown(entry) for entry in value if _image(task.dataset, entry) is None]
-    times = Counter(image for entry in value if (image := _image(task.dataset, entry)) is not None)
+    wrong = [shown(entry) for entry in value if image_of(task.dataset, entry) is None]
+    times = Counter(image for entry in value if (image := image_of(task.dataset, entry)) is not None)
     repeated = [image for image in times if times[image] > 1]
     reference = [image for image in times if image == excluded]
     unknown = [image for image in times if task.gallery is not None and image not in task.gallery]
@@ -290,29 +231,7 @@ def _list_problems(
     return problems
 
 
-def _entry_problems(file: Path, given: dict | list, repeated: set[str], task: _Task, entries: list[dict]) -> list[str]:
-    """Sentences on a FashionIQ file, in its order; `entries` are the caption file's."""
-    if not isinstance(given, list):
-        raise ValueError(f"{file} is no list, and FashionIQ's predictions are one; write the caption file's entries.")
-    problems = [f"key {key} stands twice in an entry of {file.name}; keep one." for key in sorted(repeated)]
-    if len(given) != len(entries):
-        problems.append(f"{file.name} has {len(given)} entries, the caption file {len(entries)}; write one for each.")
-    for row, (entry, asked) in enumerate(zip(given, entries, strict=False)):
-        where = f"entry {row} of {file.name}"
-        if not isinstance(entry, dict):
-            problems.append(f"{where} is {_shown(entry)}; write an object with candidate, captions and ranking.")
-            continue
-        for key in ("candidate", "captions", "ranking"):
-            if key not in entry:
-                problems.append(f"{where} has no key {key}; add it.")
-            elif key in asked and entry[key] != asked[key]:
-                problems.append(f"{where} has not the {key} of the caption file's entry {row}; keep that file's order.")
-        if "ranking" in entry:
-            problems += _list_problems(where, entry["ranking"], task, longer=True)
-    return problems
-
-
-def _image(dataset: str, entry: object) -> str | None:
+def image_of(dataset: str, entry: object) -> str | None:
     """An entry of a list as `annotations` writes image ids; None for what cannot be one."""
     if dataset == "circo":
         if type(entry) is int and entry >= 0:
@@ -322,36 +241,6 @@ def _image(dataset: str, entry: object) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def _rankings(queries: pd.DataFrame, lists: list[list[str]]) -> evaluation.Rankings:
-    """Ranks in the lists; an image that they lack ranks beyond every k, so that it counts among the ground truths."""
-    places = [{image: place for place, image in enumerate(images)} for images in lists]
-
-    def ranks(column: Sequence[list[str]]) -> Tensor:
-        found = [[place.get(image, UNLISTED) for image in images] for place, images in zip(places, column, strict=True)]
-        return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in found], True, padding_value=-1)
-
-    target = ranks([[image] for image in queries["target"]])[:, 0]
-    top = torch.empty(len(lists), 0, dtype=torch.int64)  # rows of a gallery, for which no metric asks
-    group = ranks(queries["group"])
-    subset = metrics.subset_rank(target, group)
-    return evaluation.Rankings(top, target, ranks(queries["ground_truths"]), group, subset)
-
-
-def _answered(task: _Task, lists: list[list[str]]) -> list[str]:
-    """The metrics for which a file's lists are enough."""
-    names = [name for name, _ in PROTOCOLS[task.dataset].metrics]
-    if task.metric == "recall_subset":
-        return [name for name in names if name.startswith("Rsubset")]
-    whole = all(set(group) <= set(images) for group, images in zip(task.queries["group"], lists, strict=True))
-    return [name for name in names if whole or not name.startswith("Rsubset")]
-
-
-def _by_aspect(task: _Task, rankings: evaluation.Rankings) -> dict[str, float]:
-    values = evaluation.metric(evaluation.ASPECT_METRIC, rankings).numpy()
-    long = task.queries[["aspects"]].assign(value=values).explode("aspects").dropna()
-    return (long.groupby("aspects")["value"].mean() * 100).round(4).to_dict()
-
-
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     written = json.dumps(value)
     return written if len(written) <= 40 else written[:37] + "..."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from searle_lib import predictions
+from searle_lib import predictions, scoring
 
 REAL = Path(os.environ.get("REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the benchmarks' annotations in {REAL}")
@@ -438,7 +438,7 @@ def fashioniq_expected(data, content, category):
 
 def score_of(content, tmp_path, *asked):
     """Scores as JSON gives them back."""
-    return json.loads(json.dumps(predictions.score(write(tmp_path / "mine.json", content), *asked)))
+    return json.loads(json.dumps(scoring.score(write(tmp_path / "mine.json", content), *asked)))
 
 
 @pytest.mark.parametrize("length", [50, 90])
@@ -598,7 +598,7 @@ def test_the_organisers_own_examples_pass(file, what, queries):
 @real
 def test_circos_example_for_val_scores_as_a_walk_down_its_lists():
     file = REAL / "CIRCO" / "submission_examples" / "submission_val.json"
-    assert predictions.score(file, "circo", REAL) == circo_expected(REAL, json.loads(file.read_text()))
+    assert scoring.score(file, "circo", REAL) == circo_expected(REAL, json.loads(file.read_text()))
 
 
 @real
