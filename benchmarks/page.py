@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 from searle_lib import reports
 
@@ -32,8 +33,8 @@ def _cells(row: dict) -> tuple[str, ...]:
     return (
         row["name"],
         row["what"],
-        f"{row['seconds']['ours']:.3f} s",
-        f"{row['seconds']['plain']:.2f} s",
+        f"{row['seconds']['ours']:.3f}\N{NO-BREAK SPACE}s",
+        f"{row['seconds']['plain']:.2f}\N{NO-BREAK SPACE}s",
         f"{row['times_faster']:.1f}",
         wanted,
         share,
@@ -58,6 +59,10 @@ def _charts(facts: dict) -> str:
     for axis, (title, grown) in zip(axes, facts["growth"].items(), strict=True):
         axis.loglog(list(grown["seconds"]), list(grown["seconds"].values()), "o-", color="#1f6d8a")
         axis.set(title=f"{title}: exponent {grown['exponent']:.2f}", xlabel=grown["unit"], ylabel="seconds")
+        axis.set_xticks(list(grown["seconds"]), [f"{int(size):,}" for size in grown["seconds"]])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_yticks(list(grown["seconds"].values()), [f"{value:.2g}" for value in grown["seconds"].values()])
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.grid(True, which="both", alpha=0.3)
     with io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=110)
