@@ -182,11 +182,19 @@ def joined(*parts: Tokens) -> Tokens:
     return Tokens(torch.cat(ids), torch.cat([part.ends for part in parts]))
 
 
-def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor) -> Tensor:
-    """Text features [N, d] float32 of token embeddings [N, L, d_tok] whose texts end at ends [N]."""
-    length = embeddings.shape[1]
-    x = (embeddings + backbone.model.positional_embedding[:length]).flatten(0, 1)  # [N L, d_tok]
-    return text_tower.features(backbone.tower, x, [text_tower.padded(length, ends)], [None])
+def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor, same: int = 0) -> Tensor:
+    """Text features [N, d] float32 of token embeddings [N, L, d_tok] whose texts end at ends [N].
+
+    All texts begin with the `same` tokens, so many of them, which are read once and get no gradients.
+    """
+    count, length = embeddings.shape[:2]
+    x = embeddings + backbone.model.positional_embedding[:length]
+    prefix, layout = None, text_tower.padded(length - same, ends - same)
+    if same and count:
+        pairs = text_tower.prefix_pairs(backbone.tower, x[:1, :same].detach())
+        every = torch.zeros(count, dtype=torch.int64, device=x.device)
+        prefix = text_tower.Prefix(pairs, torch.full((1,), same, device=x.device), every)
+    return text_tower.features(backbone.tower, x[:, same:].flatten(0, 1), [layout], [prefix])
 
 
 def encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:

@@ -15,7 +15,7 @@ from searle_lib.fti4cir import MOST, Words
 
 STAR = 265  # CLIP's token id of "*" as a word of its own
 END = 49407
-SUBJECT_AT = 4  # start-of-text, "a photo of", then the subject's placeholder
+SUBJECT_AT = 4  # behind start-of-text and "a photo of", with which every sentence begins
 ATTRIBUTES_AT = 6  # behind the subject's placeholder and "with"
 WHOLE = {"both": "a photo of * with", "subject": "a photo of *", "attributes": "a photo of"}  # by the words in use
 
@@ -61,7 +61,9 @@ def attributes_of(backbone: Backbone, subjects: Prefixes, words: Words) -> Tenso
 def subject_with(backbone: Backbone, attributes: Tokens, words: Words) -> Tensor:
     """Features [N, d] of "a photo of * with {attribute}": the subject word before real attributes."""
     ids, ends = attributes.ids.to(backbone.device), attributes.ends.to(backbone.device)
-    return encode_embedded(backbone, _with_subject(backbone.model.token_embedding(ids), words.subject), ends)
+    return encode_embedded(
+        backbone, _with_subject(backbone.model.token_embedding(ids), words.subject), ends, SUBJECT_AT
+    )
 
 
 def query(backbone: Backbone, words: Words, modifications: Sequence[str], parts: str = "both") -> Tensor:
@@ -76,7 +78,7 @@ def query(backbone: Backbone, words: Words, modifications: Sequence[str], parts:
     embedded = backbone.model.token_embedding(ids)
     embedded = embedded if parts == "attributes" else _with_subject(embedded, words.subject)
     starts = torch.full_like(ends, SUBJECT_AT if parts == "attributes" else ATTRIBUTES_AT)
-    return encode_embedded(backbone, _with_attributes(embedded, words, starts), ends)
+    return encode_embedded(backbone, _with_attributes(embedded, words, starts), ends, SUBJECT_AT)
 
 
 def _used(words: Words, parts: str) -> Words:
@@ -94,7 +96,7 @@ def _continued(backbone: Backbone, start: Prefixes, words: Words, with_subject: 
     laid = torch.where(place < lengths, padded, torch.where(place < ends, STAR, torch.where(place == ends, END, 0)))
     embedded = backbone.model.token_embedding(laid)  # [N, L, d_tok]
     embedded = _with_subject(embedded, words.subject) if with_subject else embedded
-    return encode_embedded(backbone, _with_attributes(embedded, words, lengths.squeeze(1)), ends.squeeze(1))
+    return encode_embedded(backbone, _with_attributes(embedded, words, lengths.squeeze(1)), ends.squeeze(1), SUBJECT_AT)
 
 
 def _with_subject(embedded: Tensor, subject: Tensor) -> Tensor:
