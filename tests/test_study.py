@@ -351,5 +351,5 @@ def test_the_parameters_of_a_run_that_differ_are_on_its_page(project):
 def test_made_with_says_what_the_numbers_came_from(project, tiny):
     folder, _ = project
     facts = json.loads((folder / "reports" / "quick" / "made_with.json").read_text())
-    assert facts["clip_sha256"] == tiny.sha256 and facts["preprocess"] == "targetpad"
+    assert facts["clip_sha256"] == tiny.sha256 and facts["parameters"]["preprocess"] == "targetpad"
     assert facts["made_from"]["cirr/val"]["SEARLE-OTI"].startswith("searle-oti ")
