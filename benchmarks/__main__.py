@@ -23,8 +23,8 @@ from benchmarks.pieces import Piece
 REPEATS = 3
 FOLDER = Path("reports/bench")
 PIECES: dict[str, Callable[[], Piece]] = {
-    "oti": lambda: pieces.oti(32, 4, target=15.0),
-    "oti-bfloat16": lambda: pieces.oti(32, 4, "bfloat16", target=45.0 if _has_fast_bfloat16() else 0.0),
+    "oti": lambda: pieces.oti(32, 2, target=15.0),
+    "oti-bfloat16": lambda: pieces.oti(32, 2, "bfloat16", target=45.0 if _has_fast_bfloat16() else 0.0),
     "phi": lambda: pieces.phi(64, 32),
     "fti": lambda: pieces.fti(16),
     "association": lambda: pieces.association(24),
