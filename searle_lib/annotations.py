@@ -101,6 +101,11 @@ def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
         target, truths, aspects = "", [], []
         if split == "val":
             target, truths, aspects = _fields(source, row, entry, "target_img_id", "gt_img_ids", "semantic_aspects")
+            if target not in truths:
+                raise ValueError(
+                    f"entry {row} of {source} has target_img_id {target}, which is not among its gt_img_ids; download "
+                    "it again."
+                )
         rows.append(_query(query, reference, [caption], target, truths, aspects=aspects))
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib import downloads, text_tower
+from searle_lib import attention, downloads, text_tower
 from searle_lib.artefacts import file_sha256
 
 with warnings.catch_warnings():
@@ -189,20 +189,23 @@ def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor, same: 
     """
     count, length = embeddings.shape[:2]
     x = embeddings + backbone.model.positional_embedding[:length]
-    prefix, layout = None, text_tower.padded(length - same, ends - same)
+    prefix, layout = None, attention.padded(length - same, ends - same)
+    rows = x[:, same:].flatten(0, 1)  # [N * (L - same), d_tok]
+    if x.device.type == "cpu" and count:  # elsewhere packing would make the device tell the host its ends
+        layout = attention.packed(ends - same, x.device)
+        rows = x[:, same : same + layout.longest].flatten(0, 1).index_select(0, layout.places)
     if same and count:
         pairs = text_tower.prefix_pairs(backbone.tower, x[:1, :same].detach())
         every = torch.zeros(count, dtype=torch.int64, device=x.device)
-        prefix = text_tower.Prefix(pairs, torch.full((1,), same, device=x.device), every)
-    return text_tower.features(backbone.tower, x[:, same:].flatten(0, 1), [layout], [prefix])
+        prefix = attention.Prefix(pairs, torch.full((1,), same, device=x.device), every)
+    return text_tower.features(backbone.tower, rows, [layout], [prefix])
 
 
 def encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:
     """Text features [N, d] float32, not normalised, of texts as they are."""
     device, length = backbone.device, tokens.ids.shape[1]
-    layout = text_tower.packed(tokens.ends, device)
+    layout = attention.packed(tokens.ends, device)
     ids, positions = tokens.ids.flatten().to(device), torch.arange(length, device=device).repeat(len(tokens))
-    if layout.places is not None:
-        ids, positions = ids[layout.places], positions[layout.places]
+    ids, positions = ids[layout.places], positions[layout.places]
     x = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[positions]
     return text_tower.features(backbone.tower, x, [layout], [None])

@@ -23,6 +23,7 @@ from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import PhraseBank
 from searle_lib.phrases import Phrases
+from searle_lib.texts import Pairs, Spliced
 
 RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md, section 4)
     f"SEARLE_{name}": f"https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_{name}.pt"
@@ -192,10 +193,11 @@ class Training:
         torch.manual_seed(int(randomness.keys(self.settings.seed, "phi-epoch", [self.epoch])[0] >> np.uint64(1)))
         order = torch.randperm(len(self.images))
         phrase = self._phrase_draws()
-        losses = []
+        spliced = texts.cut(self.bank.every[phrase])
+        pairs, losses = texts.read_prefixes(self.backbone, spliced.prefixes), []
         for rows in order.split(self.settings.batch_size):
             if len(rows) == self.settings.batch_size:  # the last partial batch is dropped
-                losses.append(self._step(rows, phrase[rows]))
+                losses.append(self._step(rows, phrase[rows], spliced[rows], pairs))
         distil, gpt = torch.stack(losses).mean(0).tolist()
         self.epoch += 1
         row = {"epoch": self.epoch, "distil": distil, "gpt": gpt}
@@ -205,12 +207,12 @@ class Training:
         self._save()
         return row
 
-    def _step(self, rows: Tensor, phrase: Tensor) -> Tensor:
+    def _step(self, rows: Tensor, phrase: Tensor, spliced: Spliced, pairs: Pairs) -> Tensor:
         words = self.phi(self.images[rows.to(self.images.device)])
         teacher = self.tokens[rows.to(self.tokens.device)]
         distil = contrastive_loss(teacher, F.normalize(words, dim=-1), self.settings.temperature)
-        spliced = texts.encode_text(self.backbone, self.bank.every[phrase], words)
-        gpt = phrase_bank.similarity_loss(spliced, self.bank.features[phrase].to(words.device)).mean()
+        features = texts.encode(self.backbone, [spliced], words, pairs)
+        gpt = phrase_bank.similarity_loss(features, self.bank.features[phrase].to(words.device)).mean()
         loss = self.settings.lambda_distil * distil + self.settings.lambda_gpt * gpt
         (loss * self.backbone.loss_scale).backward()
         for parameter in self.phi.parameters():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,7 +40,7 @@ class Embeddings:
     def rows(self, ids: Iterable[str]) -> Tensor:
         """Rows [n] int64 of images. Raises LookupError that names the first image which is not among them."""
         try:
-            return torch.tensor([self._row_of[image] for image in ids], dtype=torch.int64)
+            return torch.from_numpy(np.fromiter(map(self._row_of.__getitem__, ids), dtype=np.int64))
         except KeyError as problem:
             missing = f"image {problem.args[0]} is not among the {len(self.ids)} images of {self.name}"
             raise LookupError(f"{missing}; its notebook must run again on the current data.") from None

@@ -6,6 +6,7 @@ Validation and test differ only in where the ranking goes: into scores, or into 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,24 @@ SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
 @dataclass(frozen=True)
-class Rankings:
-    """For Q queries: the best gallery rows top [Q, <=50], and the ranks of the images that matter, -1 for none.
+class Ranks:
+    """For Q queries the ranks of the images that matter, from 0, -1 for none: all that a metric asks for.
 
-    target [Q] and truths [Q, G] are ranks from 0 in the gallery; group [Q, M] are ranks within the group, which is
-    without the reference, and subset [Q] is the target's among them.
+    target [Q] and truths [Q, G] are ranks in the gallery; group [Q, M] are ranks within the group, which is without
+    the reference, and subset [Q] is the target's among them.
     """
 
-    top: Tensor
     target: Tensor
     truths: Tensor
     group: Tensor
     subset: Tensor
+
+
+@dataclass(frozen=True)
+class Rankings(Ranks):
+    """The same, with the best gallery rows top [Q, <=50]."""
+
+    top: Tensor
 
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
@@ -56,7 +63,9 @@ def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, c
                 f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not "
                 "finite; check its pseudo-word, or set precision to float32."
             )
-        save_file(vars(compare(benchmark, gallery, queries)), folder / "rankings.safetensors")
+        unit = F.normalize(gallery.vectors, dim=-1)
+        top = retrieval.top_k(queries, unit, DEPTH, _excluded(benchmark, gallery))
+        save_file(vars(compare(benchmark, gallery, queries)) | {"top": top}, folder / "rankings.safetensors")
 
     what = f"rankings of {method} on {benchmark.name}"
     kept = store.keep(f"rankings/{benchmark.name.replace('/', '-')}-{method}", facts, make, "06_retrieval", what)
@@ -70,20 +79,15 @@ def rank_all(
     return {method: rank(store, benchmark, gallery, method, composer) for method, composer in composers.items()}
 
 
-def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Rankings:
-    """Rankings of the gallery by unit query vectors [Q, d], as the benchmark's protocol says."""
-    table = benchmark.queries
-    unit = F.normalize(gallery.vectors, dim=-1)
-    excluded = gallery.rows(table["reference"]) if benchmark.protocol.excludes_reference else None
-    target = _padded(gallery, [[image] if image else [] for image in table["target"]])
+def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranks:
+    """Ranks in the gallery by unit query vectors [Q, d], as the benchmark's protocol says; nothing is sorted."""
+    table, unit = benchmark.queries, F.normalize(gallery.vectors, dim=-1)
+    target = _padded(gallery, [[image] if image else [] for image in table["target"].tolist()])
     truths, group = _padded(gallery, table["ground_truths"]), _padded(gallery, table["group"])
-    alone = torch.equal(target, truths)  # one right answer a query
-    ranked = target if alone else torch.cat([target, truths], dim=1)
-    found = retrieval.search(queries, unit, DEPTH, ranked, group, excluded)
-    within = retrieval.order(found.scores, group)
-    subset = torch.where(group == target, within, -1).amax(1).masked_fill(target[:, 0] < 0, -1)
-    truth_ranks = found.ranks.clone() if alone else found.ranks[:, 1:].contiguous()
-    return Rankings(found.top, found.ranks[:, 0].contiguous(), truth_ranks, within, subset)
+    found = retrieval.find(queries, unit, truths, group, _excluded(benchmark, gallery))
+    of_target = torch.where(truths == target, found.ranks, -1).amax(1)  # a target is one of the ground truths
+    subset = torch.where(group == target, found.order, -1).amax(1)
+    return Ranks(of_target, found.ranks, found.order, subset)
 
 
 def validation(backbone: Backbone, splits: dict[str, list[Benchmark]], galleries: dict[str, Embeddings]) -> Validation:
@@ -172,12 +176,12 @@ def check_made_with(made_with: dict, values: Mapping) -> None:
             )
 
 
-def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
+def scores(benchmark: Benchmark, ranks: Ranks, method: str) -> pd.DataFrame:
     """Every metric of every query, long form: dataset, split, category, method, query, metric, value."""
     protocol = benchmark.protocol
     columns = {}
     for name, category in protocol.metrics:
-        columns[category or benchmark.category, name] = metric(name, rankings)
+        columns[category or benchmark.category, name] = metric(name, ranks)
     wide = pd.DataFrame({key: value.numpy() for key, value in columns.items()}, index=benchmark.queries["query"])
     wide.columns.names = ["category", "metric"]
     long = wide.stack(["category", "metric"], future_stack=True).rename("value").dropna().reset_index()
@@ -185,14 +189,14 @@ def scores(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFram
     return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[SCORES]
 
 
-def metric(name: str, rankings: Rankings) -> Tensor:
+def metric(name: str, ranks: Ranks) -> Tensor:
     """The metric of that name ("R@10", "Rsubset@1", "mAP@5") for each query [Q] float64, between 0 and 1."""
     kind, k = name.split("@")
     if kind == "R":
-        return metrics.recall_at(rankings.target, int(k))
+        return metrics.recall_at(ranks.target, int(k))
     if kind == "Rsubset":
-        return metrics.recall_at(rankings.subset, int(k))
-    return metrics.average_precision_at(rankings.truths, int(k))
+        return metrics.recall_at(ranks.subset, int(k))
+    return metrics.average_precision_at(ranks.truths, int(k))
 
 
 def _queries(benchmark: Benchmark, composer: Composer) -> Tensor:
@@ -217,10 +221,15 @@ def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
     return one.merge(aspects, on="query").rename(columns={"aspects": "category"})
 
 
+def _excluded(benchmark: Benchmark, gallery: Embeddings) -> Tensor | None:
+    """The gallery row [Q] of each query's reference, where it is not to be found."""
+    return gallery.rows(benchmark.queries["reference"].tolist()) if benchmark.protocol.excludes_reference else None
+
+
 def _padded(gallery: Embeddings, images: Sequence[list[str]]) -> Tensor:
     """Gallery rows [Q, C] of ragged lists of ids, -1 behind the end of each."""
-    sizes = np.array([len(of_one) for of_one in images], dtype=np.int64)
+    sizes = np.fromiter(map(len, images), dtype=np.int64)
     rows = np.full((len(sizes), max(1, *sizes) if len(sizes) else 1), -1)
-    flat = gallery.rows(image for of_one in images for image in of_one)
+    flat = gallery.rows(chain.from_iterable(images))
     rows[np.arange(rows.shape[1]) < sizes[:, None]] = flat.numpy()
     return torch.from_numpy(rows)

@@ -7,47 +7,42 @@ take unit vectors of any float type and score them in float32.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 512  # queries scored at once; the score matrix takes CHUNK x N x 4 bytes
+CELLS = 2**26  # scores held at once, 256 MiB; so memory does not grow with queries times gallery
 
 
 @dataclass(frozen=True)
 class Found:
-    """For Q queries: gallery rows top [Q, k], best first, and of candidates [Q, C] their ranks and their scores."""
+    """For Q queries and some gallery rows of each: ranks [Q, C] of those asked for, order [Q, M] of others among
+    themselves; -1 where there is no row, or an excluded one."""
 
-    top: Tensor
     ranks: Tensor
-    scores: Tensor
+    order: Tensor
 
 
-def search(
+def find(
     queries: Tensor,
     gallery: Tensor,
-    k: int,
-    ranked: Tensor,
-    scored: Tensor,
+    candidates: Tensor,
+    members: Tensor,
     excluded: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Found:
-    """The k best rows, the ranks of rows `ranked` [Q, C], and the scores [Q, M] of rows `scored`, -1 standing for none.
+    """The ranks of candidates [Q, C] in the gallery, as `ranks` gives them, and of members [Q, M] among themselves.
 
-    As `top_k` and `ranks` do, but every score is computed once. The score of no row, or an excluded one, is -inf.
+    Both are gallery rows, -1 standing for none, and every score is computed once.
     """
-    _check_rows(gallery, ranked, scored)
-    k = min(k, len(gallery) - (excluded is not None))
-    best, ranks, scores_of = [torch.empty(0, k, dtype=torch.int64)], torch.full_like(ranked, -1), []
+    _check_rows(gallery, candidates, members)
+    found = Found(torch.full_like(candidates, -1), torch.full_like(members, -1))
     for rows, scores in _scores(queries, gallery, excluded, chunk):
-        best.append(_best(scores, k))
-        ranks[rows] = _ranks(scores, ranked[rows].to(scores.device)).cpu()
-        own = scores.gather(1, scored[rows].to(scores.device).clamp(min=0)).cpu()
-        scores_of.append(own.masked_fill(scored[rows] < 0, float("-inf")))
-    return Found(torch.cat(best), ranks, torch.cat(scores_of) if scores_of else torch.empty(scored.shape))
+        found.ranks[rows] = _ranks(scores, candidates[rows].to(scores.device)).cpu()
+        found.order[rows] = _order(scores, members[rows].to(scores.device)).cpu()
+    return found
 
 
-def top_k(queries: Tensor, gallery: Tensor, k: int, excluded: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
+def top_k(queries: Tensor, gallery: Tensor, k: int, excluded: Tensor | None = None, chunk: int | None = None) -> Tensor:
     """Gallery rows [Q, k] int64 of the k highest cosines, best first.
 
     queries [Q, d] and gallery [N, d] are unit norm. `excluded` [Q] is one gallery row a query that may not be
@@ -60,7 +55,7 @@ def top_k(queries: Tensor, gallery: Tensor, k: int, excluded: Tensor | None = No
 
 
 def ranks(
-    queries: Tensor, gallery: Tensor, candidates: Tensor, excluded: Tensor | None = None, chunk: int = CHUNK
+    queries: Tensor, gallery: Tensor, candidates: Tensor, excluded: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """Rank [Q, C] int64 of each query's candidates in the gallery by cosine, 0 the best.
 
@@ -69,38 +64,30 @@ def ranks(
     candidate it gets -1. Found by counting the scores above, so nothing is sorted.
     Raises ValueError when a candidate is not a gallery row. Source: searle.md, section 5.
     """
-    _check_rows(gallery, candidates)
-    found = torch.full_like(candidates, -1)
-    for rows, scores in _scores(queries, gallery, excluded, chunk):
-        found[rows] = _ranks(scores, candidates[rows].to(scores.device)).cpu()
-    return found
+    none = torch.empty(len(candidates), 0, dtype=torch.int64)
+    return find(queries, gallery, candidates, none, excluded, chunk).ranks
 
 
-def order(scores: Tensor, rows: Tensor) -> Tensor:
-    """Rank [Q, M] of each of a few gallery rows [Q, M] among themselves by their scores [Q, M]; -1 for no row."""
-    theirs, own = scores.unsqueeze(1), scores.unsqueeze(2)  # [Q, 1, M] and [Q, M, 1]
-    before = (theirs > own) | ((theirs == own) & (rows.unsqueeze(1) < rows.unsqueeze(2)))
-    there = (rows >= 0) & ~torch.isneginf(scores)
+def _order(scores: Tensor, members: Tensor) -> Tensor:
+    """Rank [c, M] of each member [c, M] among the others, by scores [c, N]."""
+    own = scores.gather(1, members.clamp(min=0))
+    there = (members >= 0) & ~torch.isneginf(own)
+    first, second = own.unsqueeze(1), own.unsqueeze(2)  # [c, 1, M] and [c, M, 1]
+    before = (first > second) | ((first == second) & (members.unsqueeze(1) < members.unsqueeze(2)))
     return (before & there.unsqueeze(1)).sum(2).masked_fill(~there, -1)
 
 
 def _ranks(scores: Tensor, candidates: Tensor) -> Tensor:
     """How many scores [c, N] lie before those of candidates [c, C]: higher ones, and equal ones in earlier columns."""
-    found = []
+    found, room = [], torch.empty_like(scores)
     for candidate in candidates.T:
         own = scores.gather(1, candidate.clamp(min=0).unsqueeze(1))  # [c, 1]
-        above, level = _count(scores > own), _count(scores >= own)
+        above = torch.gt(scores, own, out=room).sum(1).long()  # as floats: faster, and exact for any gallery there is
+        level = torch.ge(scores, own, out=room).sum(1).long()
         for row in (level - above > 1).nonzero().flatten().tolist():  # equal scores are rare
             above[row] += (scores[row, : candidate[row]] == own[row]).sum()
         found.append(above.masked_fill((candidate < 0) | torch.isneginf(own.squeeze(1)), -1))
     return torch.stack(found, dim=1) if found else candidates
-
-
-def _count(true: Tensor) -> Tensor:
-    """How many of each row are true [c]."""
-    if true.device.type == "cpu":  # three times as fast as torch's sum
-        return torch.from_numpy(np.count_nonzero(true.numpy(), axis=1))
-    return true.sum(1)
 
 
 def _check_rows(gallery: Tensor, *candidates: Tensor) -> None:
@@ -109,9 +96,11 @@ def _check_rows(gallery: Tensor, *candidates: Tensor) -> None:
             raise ValueError(f"candidates must be rows of a gallery of {len(gallery)} images, or -1.")
 
 
-def _scores(queries: Tensor, gallery: Tensor, excluded: Tensor | None, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+def _scores(
+    queries: Tensor, gallery: Tensor, excluded: Tensor | None, chunk: int | None
+) -> Iterator[tuple[slice, Tensor]]:
     """Score matrices [c, N] float32 of a chunk of queries each, -inf where a row is excluded."""
-    gallery = gallery.float()
+    gallery, chunk = gallery.float(), chunk or max(1, CELLS // max(1, len(gallery)))
     for start in range(0, len(queries), chunk):
         rows = slice(start, min(start + chunk, len(queries)))
         scores = queries[rows].to(gallery.device).float() @ gallery.T

@@ -41,14 +41,14 @@ def score(file: Path, dataset: str, data_root: Path, category: str | None = None
         raise ValueError(problems[0] + (f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""))
     values = [entry["ranking"] for entry in given] if dataset == "fashioniq" else map(given.get, task.queries["query"])
     lists = [[image_of(dataset, entry) for entry in value] for value in values]
-    rankings = _rankings(task.queries, lists)
+    ranks = _ranks(task.queries, lists)
     return {
         "dataset": PROTOCOLS[dataset].title,
         "split": task.split,
         **({"category": category} if category else {}),
         "queries": len(lists),
-        "metrics": {n: round(float(evaluation.metric(n, rankings).mean()) * 100, 4) for n in _answered(task, lists)},
-        **({f"{evaluation.ASPECT_METRIC} by aspect": _by_aspect(task, rankings)} if dataset == "circo" else {}),
+        "metrics": {n: round(float(evaluation.metric(n, ranks).mean()) * 100, 4) for n in _answered(task, lists)},
+        **({f"{evaluation.ASPECT_METRIC} by aspect": _by_aspect(task, ranks)} if dataset == "circo" else {}),
     }
 
 
@@ -95,7 +95,7 @@ def _entry_problems(file: Path, given: dict | list, repeated: set[str], task: Ta
     return problems
 
 
-def _rankings(queries: pd.DataFrame, lists: list[list[str]]) -> evaluation.Rankings:
+def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> evaluation.Ranks:
     """Ranks in the lists; an image that they lack ranks beyond every k, so that it counts among the ground truths."""
     places = [{image: place for place, image in enumerate(images)} for images in lists]
 
@@ -104,10 +104,9 @@ def _rankings(queries: pd.DataFrame, lists: list[list[str]]) -> evaluation.Ranki
         return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in found], True, padding_value=-1)
 
     target = ranks([[image] for image in queries["target"]])[:, 0]
-    top = torch.empty(len(lists), 0, dtype=torch.int64)  # rows of a gallery, for which no metric asks
     group = ranks(queries["group"])
     subset = metrics.subset_rank(target, group)
-    return evaluation.Rankings(top, target, ranks(queries["ground_truths"]), group, subset)
+    return evaluation.Ranks(target, ranks(queries["ground_truths"]), group, subset)
 
 
 def _answered(task: Task, lists: list[list[str]]) -> list[str]:
@@ -119,7 +118,7 @@ def _answered(task: Task, lists: list[list[str]]) -> list[str]:
     return [name for name in names if whole or not name.startswith("Rsubset")]
 
 
-def _by_aspect(task: Task, rankings: evaluation.Rankings) -> dict[str, float]:
-    values = evaluation.metric(evaluation.ASPECT_METRIC, rankings).numpy()
+def _by_aspect(task: Task, ranks: evaluation.Ranks) -> dict[str, float]:
+    values = evaluation.metric(evaluation.ASPECT_METRIC, ranks).numpy()
     long = task.queries[["aspects"]].assign(value=values).explode("aspects").dropna()
     return (long.groupby("aspects")["value"].mean() * 100).round(4).to_dict()

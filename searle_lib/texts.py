@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib import text_tower
+from searle_lib import attention, text_tower
+from searle_lib.attention import Layout, Prefix
 from searle_lib.backbone import Backbone, Tokens, encode_plain, tokenize
-from searle_lib.text_tower import Prefix
 
 Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys and values of prefixes, block by block
 
@@ -65,7 +65,7 @@ def encode(backbone: Backbone, groups: Sequence[Spliced], words: Tensor, pairs: 
     The texts come in groups of like length with the same prefixes, for which `read_prefixes` gave `pairs`.
     """
     device, model = backbone.device, backbone.model
-    layouts = [text_tower.packed(group.ends, device) for group in groups]
+    layouts = [attention.packed(group.ends, device) for group in groups]
     parts = [_embedded(backbone, group, layout) for group, layout in zip(groups, layouts, strict=True)]
     at = torch.cat([group.ends + 1 for group in groups]).cumsum(0)
     firsts = F.pad(at[:-1], (1, 0)).to(device)  # [N], the rows of the placeholders
@@ -77,14 +77,13 @@ def encode(backbone: Backbone, groups: Sequence[Spliced], words: Tensor, pairs: 
     return text_tower.features(backbone.tower, x, layouts, prefixes)
 
 
-def _embedded(backbone: Backbone, group: Spliced, layout: text_tower.Layout) -> Tensor:
+def _embedded(backbone: Backbone, group: Spliced, layout: Layout) -> Tensor:
     """Token embeddings [T, w] of a group's packed tokens with their positions added."""
     device, model, length = backbone.device, backbone.model, group.ids.shape[1]
     positions = group.firsts.unsqueeze(1) + torch.arange(length)  # behind a text's end they may pass the last one
     positions = positions.clamp(max=len(model.positional_embedding) - 1)
     ids, positions = group.ids.flatten().to(device), positions.flatten().to(device)
-    if layout.places is not None:
-        ids, positions = ids[layout.places], positions[layout.places]
+    ids, positions = ids[layout.places], positions[layout.places]
     return model.token_embedding(ids) + model.positional_embedding[positions]
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from searle_lib.retrieval import order, ranks, search, top_k
+from searle_lib import retrieval
+from searle_lib.retrieval import find, ranks, top_k
 
 
 def problem(dtype, ties, queries=23, gallery=41, dimension=8):
@@ -27,7 +28,7 @@ def full_sort(query, gallery, excluded=None):
     return sorted(rows, key=lambda row: (-scores[row], row))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("chunk", [1, 7, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("k", [1, 5, 40, 41, 100])
@@ -39,7 +40,7 @@ def test_top_k_equals_a_full_sort(chunk, dtype, ties, k, exclude):
     assert top_k(queries, gallery, k, excluded, chunk).tolist() == expected
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("chunk", [1, 7, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("exclude", [True, False])
@@ -71,25 +72,34 @@ def test_no_queries_give_empty_rankings():
     assert ranks(torch.empty(0, 8), gallery, torch.empty(0, 2, dtype=torch.int64)).shape == (0, 2)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("chunk", [1, 7, None])
 @pytest.mark.parametrize("excluding", [True, False])
-def test_a_search_gives_what_top_k_and_ranks_and_plain_products_give(chunk, excluding):
-    queries, gallery = problem(torch.float32, ties=True)[:2]
+def test_members_are_ordered_among_themselves_as_a_full_sort_has_them(chunk, excluding):
+    queries, gallery = problem(torch.float32, ties=True)
     random = torch.Generator().manual_seed(5)
     many, images = len(queries), len(gallery)
-    ranked, scored = (torch.randint(-1, images, (many, width), generator=random) for width in (2, 5))
-    excluded = torch.randint(0, images, (many,), generator=random) if excluding else None
-    found = search(queries, gallery, 6, ranked, scored, excluded, chunk)
-    assert torch.equal(found.top, top_k(queries, gallery, 6, excluded))
-    assert torch.equal(found.ranks, ranks(queries, gallery, ranked, excluded))
+    candidates = torch.randint(-1, images, (many, 2), generator=random)
+    members = torch.stack([torch.randperm(images, generator=random)[:5] for _ in range(many)])
+    members[::3, -1] = -1  # some have four
+    excluded = members[:, 1].clone() if excluding else None
+    found = find(queries, gallery, candidates, members, excluded, chunk)
+    assert torch.equal(found.ranks, ranks(queries, gallery, candidates, excluded))
     for row in range(many):
-        for column, image in enumerate(scored[row].tolist()):
-            gone = image < 0 or (excluding and image == excluded[row])
-            expected = float("-inf") if gone else float(queries[row] @ gallery[image])
-            assert float(found.scores[row, column]) == pytest.approx(expected, abs=1e-6)
+        sort = full_sort(queries[row], gallery, int(excluded[row]) if excluding else None)
+        there = [image for image in sort if image in members[row]]
+        assert found.order[row].tolist() == [there.index(i) if i in there else -1 for i in members[row].tolist()]
 
 
-def test_a_few_rows_are_ordered_among_themselves_as_in_the_gallery():
-    scores = torch.tensor([[0.2, 0.9, 0.2, 0.5], [0.1, float("-inf"), 0.3, 0.3]])
-    rows = torch.tensor([[7, 3, 4, -1], [5, 2, 9, 8]])
-    assert order(scores, rows).tolist() == [[2, 0, 1, -1], [2, -1, 1, 0]]
+def test_queries_are_scored_in_chunks_that_a_budget_of_scores_bounds(monkeypatch):
+    queries, gallery = problem(torch.float32, ties=False)
+    widths, scores_of = [], retrieval._scores
+
+    def watched(*arguments):
+        for rows, scores in scores_of(*arguments):
+            widths.append(scores.numel())
+            yield rows, scores
+
+    monkeypatch.setattr(retrieval, "CELLS", 5 * len(gallery) + 3)
+    monkeypatch.setattr(retrieval, "_scores", watched)
+    top_k(queries, gallery, 5)
+    assert max(widths) == 5 * len(gallery) and sum(widths) == len(queries) * len(gallery)
