@@ -15,7 +15,7 @@ from torch import Tensor
 
 from searle_lib import authors, plan
 from searle_lib.artefacts import Store, digest, file_sha256
-from searle_lib.backbone import Backbone
+from searle_lib.backbone import Backbone, tokenize
 from searle_lib.embeddings import Embeddings
 from searle_lib.retrieval import top_k
 from searle_lib.texts import encode_texts
@@ -94,7 +94,9 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 def concept_embeddings(backbone: Backbone, names: tuple[str, ...], batch_size: int = 512) -> Tensor:
     """Unit-norm text features [V, d] float32 of names by the 24-template ensemble. Source: searle.md section 2."""
     texts = [template.format(f" {name} ") for name in names for template in TEMPLATES]
-    features = F.normalize(encode_texts(backbone, texts, batch_size), dim=-1)
+    before = tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
+    features = encode_texts(backbone, texts, batch_size, places=before.repeat(len(names)))
+    features = F.normalize(features, dim=-1)
     return F.normalize(features.view(len(names), len(TEMPLATES), -1).mean(1), dim=-1)  # [V, 24, d] -> [V, d]
 
 

@@ -111,11 +111,11 @@ def _scores(
 
 def _best(scores: Tensor, k: int) -> Tensor:
     """Columns [c, k] of the k highest scores, best first, equal ones in column order."""
-    values, columns = scores.topk(k)  # which of several equal scores topk takes is not defined
-    columns, order = columns.sort(dim=1)
-    values = values.gather(1, order)
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))  # of equal scores topk takes any
+    tied_at_the_end = (values[:, k - 1 : k] == values[:, k:]).any(1)  # with the first that is not taken
+    columns, order = columns[:, :k].sort(dim=1)
+    values = values[:, :k].gather(1, order)
     best = columns.gather(1, values.argsort(dim=1, descending=True, stable=True))
-    tied_at_the_end = (scores >= values.min(1, keepdim=True).values).sum(1) > k
     if tied_at_the_end.any():
         full = scores[tied_at_the_end].argsort(dim=1, descending=True, stable=True)
         best[tied_at_the_end] = full[:, :k]

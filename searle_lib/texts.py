@@ -102,15 +102,28 @@ def encode_text(
 
 @torch.no_grad()
 def encode_texts(
-    backbone: Backbone, texts: Sequence[str], batch_size: int = 512, words: Tensor | None = None
+    backbone: Backbone,
+    texts: Sequence[str],
+    batch_size: int = 512,
+    words: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
-    """Text features [N, d] float32 of any number of texts, encoded in batches of like length, in the order given."""
+    """Text features [N, d] float32 of any number of texts, encoded in batches of like length, in the order given.
+
+    Without words, places [N] say up to where a text shares its beginning with many others.
+    """
     if not texts:
         return torch.empty(0, backbone.dimension)
     tokens = tokenize(texts)
-    places = None if words is None else tokens.placeholders
     features = torch.empty(len(tokens), backbone.dimension)
-    for rows in tokens.ends.argsort(stable=True).split(batch_size):
-        spliced = () if words is None else (words[rows].to(backbone.device), places[rows])
-        features[rows] = encode_text(backbone, tokens[rows], *spliced).cpu()
+    if words is None and places is None:
+        for rows in tokens.ends.argsort(stable=True).split(batch_size):
+            features[rows] = encode_plain(backbone, tokens[rows]).cpu()
+        return features
+    spliced = cut(tokens, places)
+    pairs = read_prefixes(backbone, spliced.prefixes)
+    for rows in spliced.ends.argsort(stable=True).split(batch_size):
+        first = spliced.ids[rows, 0].to(backbone.device)
+        of = backbone.model.token_embedding(first) if words is None else words[rows].to(backbone.device)
+        features[rows] = encode(backbone, [spliced[rows]], of, pairs).cpu()
     return features
