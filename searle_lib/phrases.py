@@ -176,7 +176,8 @@ def sample(model, tokenizer, concepts: tuple[str, ...], settings: Settings) -> T
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == size]
         names = [f"{concepts[row]}/{i}" for row in rows for i in range(count)]
-        picked = _Picked(randomness.keys(settings.seed, "phrases", names), settings.temperature)
+        draws = randomness.uniform(randomness.keys(settings.seed, "phrases", names), 0, length)
+        picked = _Picked(torch.from_numpy(draws).to(model.device, _precise(model.device)), settings.temperature)
         start = torch.tensor([prompts[row] for row in rows], device=model.device).repeat_interleave(count, 0)
         written = model.generate(
             start,
@@ -198,18 +199,21 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Picked:
-    """A logits processor that samples by each row's own random number and forbids every other token."""
+    """A logits processor that samples by draws [N, max_length], each row's own, and forbids every other token."""
 
-    keys: np.ndarray
+    draws: Tensor
     temperature: float
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         best, tokens = (scores.float() / self.temperature).topk(min(TOP_K, scores.shape[1]), dim=1)
-        threshold = torch.from_numpy(randomness.uniform(self.keys, ids.shape[1], 1))  # [N, 1]
-        below = best.cpu().double().softmax(1).cumsum(1) < threshold  # on the CPU: not every device has float64
-        place = below.sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
-        chosen = tokens.gather(1, place.to(scores.device))
-        return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
+        threshold = self.draws[:, ids.shape[1]].unsqueeze(1)  # [N, 1]
+        below = best.to(threshold.dtype).softmax(1).cumsum(1) < threshold
+        chosen = tokens.gather(1, below.sum(1, keepdim=True).clamp(max=best.shape[1] - 1))
+        return scores.fill_(float("-inf")).scatter_(1, chosen, 0.0)
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
 
 
 def _identity(language_model: str) -> str:
