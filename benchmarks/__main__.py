@@ -1,7 +1,7 @@
 """The benchmark: `make bench`. Each piece of work by the library and in a plain rendering, by turns, in one run.
 
-Prints a table and writes reports/bench/bench.json and index.html. It fails when results differ. With CUDA the library's
-side is measured there too.
+Prints a table and writes reports/bench/bench.json and index.html. It fails when results differ. Where there is a CUDA
+device, the pieces that run on it are measured there too, both ways.
 """
 
 import json
@@ -17,74 +17,90 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import page, pieces
+from benchmarks import page, pieces, ranking
 from benchmarks.pieces import Piece
 
 REPEATS = 3
 FOLDER = Path("reports/bench")
-PIECES: dict[str, Callable[[], Piece]] = {
-    "oti": lambda: pieces.oti(32, 2, target=15.0),
-    "oti-bfloat16": lambda: pieces.oti(32, 2, "bfloat16", target=45.0 if _has_fast_bfloat16() else 0.0),
-    "phi": lambda: pieces.phi(64, 32),
-    "fti": lambda: pieces.fti(16),
-    "association": lambda: pieces.association(24),
-    "cirr": pieces.cirr,
-    "circo": pieces.circo,
-    "embedding": lambda: pieces.embedding(64),
+PLAIN = "plain"
+PIECES: dict[str, Callable[[str], Piece]] = {
+    "oti": lambda device: pieces.oti(64, 2, target=15.0, device=device),
+    "oti-bfloat16": lambda device: pieces.oti(
+        64, 2, "bfloat16", target=45.0 if device == "cuda" or _has_fast_bfloat16() else 0.0, device=device
+    ),
+    "phi": lambda device: pieces.phi(128, 64, device),
+    "fti": lambda device: pieces.fti(16, device),
+    "association": lambda device: pieces.association(24, device),
+    "phrases": lambda device: pieces.written_phrases(8, 32, device),
+    "embedding": lambda device: pieces.embedding(64, device),
+    "cirr": lambda device: ranking.cirr(),
+    "circo": lambda device: ranking.circo(),
 }
+SAME_WORK = (("oti", "oti-bfloat16"),)  # measured against one run of the plain rendering
+ON_CPU = ("cirr", "circo")  # whatever the device
 GROWTH: dict[str, tuple[str, dict[int, Callable[[], Piece]]]] = {
-    "OTI by images": ("images", {n: (lambda n=n: pieces.oti(n, 1)) for n in (8, 16, 32)}),
-    "ranking by queries": ("queries", {n: (lambda n=n: pieces.circo(n, 30_000)) for n in (200, 800, 3200)}),
+    "OTI by images": ("images", {n: (lambda n=n: pieces.oti(n, 1)) for n in (16, 64, 256)}),
+    "ranking by queries": ("queries", {n: (lambda n=n: ranking.circo(n, 30_000)) for n in (200, 800, 3200)}),
     "ranking by gallery": (
         "gallery images",
-        {n: (lambda n=n: pieces.circo(200, n)) for n in (15_000, 60_000, 240_000)},
+        {n: (lambda n=n: ranking.circo(200, n)) for n in (15_000, 60_000, 240_000)},
     ),
 }
 
 
 def main() -> int:
     """Measure everything, print it, write the files; 1 when results differ."""
-    rate = multiply_rate(torch.float32)
+    cuda = torch.cuda.is_available()
+    devices = ["cpu", "cuda"] if cuda else ["cpu"]
     facts = {
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "gemm_gflops": {str(kind).removeprefix("torch."): round(multiply_rate(kind) / 1e9) for kind in pieces.KINDS},
+        "gemm_gflops": {device: _rates(device) for device in devices},
         "fast_bfloat16": _has_fast_bfloat16(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_device_name() if cuda else None,
+        "work": {device: _measured_on(device) for device in devices},
+        "growth": {title: grown(unit, sizes) for title, (unit, sizes) in GROWTH.items()},
     }
-    rows = [measured(name, make(), rate) for name, make in PIECES.items()]
-    growth = {title: grown(unit, sizes) for title, (unit, sizes) in GROWTH.items()}
-    cuda = [on_cuda(name, piece) for name, piece in pieces.on_cuda().items()] if torch.cuda.is_available() else []
-    facts |= {"work": rows, "growth": growth, "on_cuda": cuda}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(page.write(FOLDER / "index.html", facts))
-    return int(any(not row["agree"] for row in rows))
+    return int(any(not row["agree"] for rows in facts["work"].values() for row in rows))
 
 
-def measured(name: str, piece: Piece, rate: float) -> dict:
-    """A row of the table: medians of both, how many times faster, the share of the matrix-multiply rate, peaks."""
-    print(f"{piece.name}: {piece.what}", file=sys.stderr, flush=True)
-    both = {"ours": piece.ours, "plain": piece.plain}
-    results = {side: work() for side, work in both.items()}  # the first run allocates
-    seconds: dict[str, list[float]] = {side: [] for side in both}
+def measured(names: tuple[str, ...], device: str, rate: float) -> list[dict]:
+    """Rows of the table for pieces that are the same work: medians, how many times faster than the plain rendering, the
+    share of the matrix-multiply rate, peaks, and whether the results agree."""
+    made = {name: PIECES[name](device) for name in names}
+    for piece in made.values():
+        print(f"{device}: {piece.name}, {piece.what}", file=sys.stderr, flush=True)
+    works = {name: piece.ours for name, piece in made.items()}
+    results = {name: work() for name, work in works.items()}  # the first run makes ready and allocates
+    works[PLAIN] = made[names[0]].plain
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(REPEATS):
-        for side, work in both.items():
-            seconds[side].append(_timed(work))
-    medians = {side: statistics.median(times) for side, times in seconds.items()}
-    faster = medians["plain"] / medians["ours"]
-    return {
-        "name": piece.name,
-        "what": piece.what,
-        "seconds": {side: round(value, 4) for side, value in medians.items()},
-        "times_faster": round(faster, 2),
-        "target": piece.target or None,
-        "missed": bool(piece.target and faster < piece.target),
-        "share_of_gemm": round(piece.flop / medians["ours"] / rate, 2) if piece.flop else None,
-        "peak_mib": {side: peak(name, side) for side in both},
-        "agree": bool(piece.agree(results["ours"], results["plain"])),
-    }
+        for name, work in works.items():
+            took, results[name] = _timed(work)
+            seconds[name].append(took)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    of_plain = peak(names[0], PLAIN, device)
+    rows = []
+    for name, piece in made.items():
+        faster = medians[PLAIN] / medians[name]
+        rows.append(
+            {
+                "name": piece.name,
+                "what": piece.what,
+                "seconds": {"ours": round(medians[name], 4), "plain": round(medians[PLAIN], 4)},
+                "times_faster": round(faster, 2),
+                "target": piece.target or None,
+                "missed": bool(piece.target and faster < piece.target),
+                "share_of_gemm": round(piece.flop / medians[name] / rate, 2) if piece.flop else None,
+                "peak_mib": {"ours": peak(name, "ours", device), "plain": of_plain},
+                "agree": bool(piece.agree(results[name], results[PLAIN])),
+            }
+        )
+    return rows
 
 
 def grown(unit: str, sizes: dict[int, Callable[[], Piece]]) -> dict:
@@ -93,36 +109,54 @@ def grown(unit: str, sizes: dict[int, Callable[[], Piece]]) -> dict:
     for size, make in sizes.items():
         piece = make()
         piece.ours()
-        seconds[size] = round(statistics.median(_timed(piece.ours) for _ in range(REPEATS)), 4)
+        seconds[size] = round(statistics.median(_timed(piece.ours)[0] for _ in range(REPEATS)), 4)
     exponent = np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0]
     return {"unit": unit, "seconds": seconds, "exponent": round(float(exponent), 2)}
 
 
-def on_cuda(name: str, piece: Piece) -> dict:
-    """The library's side on CUDA: its median and the peak of the device's memory."""
-    piece.ours()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = statistics.median(_timed(piece.ours) for _ in range(REPEATS))
-    peak_mib = torch.cuda.max_memory_allocated() // 2**20
-    return {"name": piece.name, "what": piece.what, "seconds": round(seconds, 4), "peak_mib": peak_mib}
-
-
-def multiply_rate(kind: torch.dtype) -> float:
+def multiply_rate(kind: torch.dtype, device: str = "cpu") -> float:
     """Floating-point operations a second of a matrix product of the text tower's shape."""
-    x, weight = torch.randn(1024, 512).to(kind), torch.randn(2048, 512).to(kind)
-    torch.nn.functional.linear(x, weight)
-    seconds = min(_timed(lambda: [torch.nn.functional.linear(x, weight) for _ in range(10)]) for _ in range(5)) / 10
+    x, weight = torch.randn(1024, 512, device=device).to(kind), torch.randn(2048, 512, device=device).to(kind)
+
+    def work() -> None:
+        for _ in range(10):
+            torch.nn.functional.linear(x, weight)
+
+    work()
+    seconds = min(_timed(work)[0] for _ in range(5)) / 10
     return 2 * 1024 * 512 * 2048 / seconds
 
 
-def peak(name: str, side: str) -> int:
-    """Memory that one run of a piece adds to a process of its own, in MiB."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks", name, side]
+def peak(name: str, side: str, device: str) -> int:
+    """Memory that one run of a piece adds to a process of its own, in MiB; on CUDA, the device's."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks", name, side, device]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def _added_mib(name: str, side: str) -> int:
-    piece = PIECES[name]()
+def _measured_on(device: str) -> list[dict]:
+    rate, rows = multiply_rate(torch.float32, device), []
+    together = {names[0]: names for names in SAME_WORK}
+    for name in PIECES:
+        here = device == "cpu" or name not in ON_CPU
+        if here and not any(name in names[1:] for names in SAME_WORK):
+            rows += measured(together.get(name, (name,)), device, rate)
+    return rows
+
+
+def _rates(device: str) -> dict[str, int]:
+    return {
+        str(kind).removeprefix("torch."): round(multiply_rate(kind, device) / 1e9)
+        for kind in (torch.float32, torch.bfloat16)
+    }
+
+
+def _added_mib(name: str, side: str, device: str) -> int:
+    piece = PIECES[name](device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        getattr(piece, side)()
+        return (torch.cuda.max_memory_allocated() - before) // 2**20
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")  # forget the peak that making the problem had
@@ -139,12 +173,12 @@ def _peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object]) -> tuple[float, object]:
     started = time.perf_counter()
-    work()
+    result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, result
 
 
 def _has_fast_bfloat16() -> bool:

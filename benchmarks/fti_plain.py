@@ -19,7 +19,7 @@ def step(model: CLIP, network: Fti4Cir, pixels: Tensor, subjects: list[str], att
         embeddings = model.encode_image(pixels)
         patches = _last_block(model, pixels)
         sentences = [_real(s, a) for s, a in zip(subjects, attributes, strict=True)]
-        real = model.encode_text(clip.tokenize(sentences, truncate=True))
+        real = model.encode_text(clip.tokenize(sentences, truncate=True).to(pixels.device))
     slots = network.local_atte_fc(network._read(patches))
     chosen = [_select(slots[i], embeddings[i]) for i in range(len(pixels))]
     latent = F.normalize(torch.stack([slots[i, kept] for i, (kept, _) in enumerate(chosen)]), dim=-1)
@@ -44,7 +44,7 @@ def step(model: CLIP, network: Fti4Cir, pixels: Tensor, subjects: list[str], att
     )
     gram = latent @ latent.transpose(1, 2)
     loss = _contrastive(F.normalize(embeddings, dim=-1), F.normalize(whole, dim=-1), 0.2)
-    loss = loss + (gram - torch.eye(12)).square().mean()
+    loss = loss + (gram - torch.eye(12, device=gram.device)).square().mean()
     for spliced in (subject, attribute, whole):
         loss = loss + 1.4 * (1 - F.cosine_similarity(spliced, real, dim=-1)).mean()
     loss.backward()
@@ -70,7 +70,7 @@ def _select(slots: Tensor, embedding: Tensor) -> tuple[list[int], int]:
 
 
 def _encode(model: CLIP, texts: list[str], words: list[dict[int, Tensor]]) -> Tensor:
-    ids = clip.tokenize(texts, truncate=True)
+    ids = clip.tokenize(texts, truncate=True).to(model.positional_embedding.device)
     x = model.token_embedding(ids)
     rows = []
     for i, placed in enumerate(words):

@@ -15,16 +15,24 @@ COLUMNS = ("work", "", "ours", "plain", "times faster", "wanted", "of GEMM rate"
 
 def write(target: Path, facts: dict) -> str:
     """Write the page; the same table as text."""
-    rows = [_cells(row) for row in facts["work"]]
+    work, on_cuda = facts["work"]["cpu"], facts["work"].get("cuda")
+    cuda = f"<p>{html.escape(_cuda(facts))}</p>{_table(on_cuda) if on_cuda else ''}"
+    text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{_table(work)}<h2>CUDA</h2>{cuda}"
+    reports.write(target, "Benchmark", "", f"{text}<h2>How time grows</h2>{_charts(facts)}")
+    return "\n\n".join([_lines(work), _about(facts), _cuda(facts), *([_lines(on_cuda)] if on_cuda else [])])
+
+
+def _table(work: list[dict]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    table = f'<div class="wide"><table class="dataframe"><thead><tr>{head}</tr></thead>{body}</table></div>'
-    text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{table}<h2>How time grows</h2>{_charts(facts)}"
-    text += f"<h2>CUDA</h2>{_cuda(facts)}"
-    reports.write(target, "Benchmark", "", text)
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [COLUMNS, *rows]]
-    return "\n".join([*lines, "", _about(facts)])
+    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) for row in work)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="wide"><table class="dataframe"><thead><tr>{head}</tr></thead>{body}</table></div>'
+
+
+def _lines(work: list[dict]) -> str:
+    rows = [COLUMNS, *map(_cells, work)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def _cells(row: dict) -> tuple[str, ...]:
@@ -44,7 +52,7 @@ def _cells(row: dict) -> tuple[str, ...]:
 
 
 def _about(facts: dict) -> str:
-    rates = ", ".join(f"{kind} {rate:,}" for kind, rate in facts["gemm_gflops"].items())
+    rates = _rates(facts, "cpu")
     said = (
         f"{facts['threads']} threads; matrix products of the text tower's shape reach {rates} GFLOP/s; random weights "
     )
@@ -73,10 +81,9 @@ def _charts(facts: dict) -> str:
 
 def _cuda(facts: dict) -> str:
     if not facts["cuda"]:
-        return "<p>This machine has no CUDA device; nothing was measured on one.</p>"
-    rows = "".join(
-        f"<tr><td>{html.escape(row['name'])}</td><td>{html.escape(row['what'])}</td><td>{row['seconds']:.4f} s</td>"
-        f"<td>{row['peak_mib']:,} MiB</td></tr>"
-        for row in facts["on_cuda"]
-    )
-    return f'<p>{html.escape(facts["cuda"])}</p><table class="dataframe">{rows}</table>'
+        return "This machine has no CUDA device; nothing was measured on one."
+    return f"{facts['cuda']}: matrix products reach {_rates(facts, 'cuda')} GFLOP/s; memory is the device's."
+
+
+def _rates(facts: dict, device: str) -> str:
+    return ", ".join(f"{kind} {rate:,}" for kind, rate in facts["gemm_gflops"][device].items())

@@ -12,13 +12,14 @@ from clip.model import CLIP
 from torch import Tensor, nn
 
 from searle_lib.concepts import TEMPLATES
+from searle_lib.phrases import Settings
 
 PLACEHOLDER = 259
 
 
 def encode(model: CLIP, texts: list[str], words: Tensor | None = None) -> Tensor:
     """Text features [N, d], each first "$" replaced by its word."""
-    ids = clip.tokenize(texts, truncate=True)
+    ids = clip.tokenize(texts, truncate=True).to(model.positional_embedding.device)
     x = model.token_embedding(ids)
     if words is not None:
         for row in range(len(texts)):
@@ -117,3 +118,36 @@ def image_embeddings(model: CLIP, paths: list, to_pixels) -> Tensor:
     from PIL import Image
 
     return torch.cat([model.encode_image(to_pixels(Image.open(path))[None]) for path in paths])
+
+
+def phrases(model, tokenizer, concepts: tuple[str, ...], draws: list, settings: Settings) -> list[list[int]]:
+    """Token ids of phrases, concept after concept, sampled row by row with uniform draws [N, length]."""
+    written = []
+    for number, concept in enumerate(concepts):
+        first = number * settings.phrases_per_concept
+        prompt = tokenizer(f"a photo of {concept} that").input_ids
+        every = torch.tensor([prompt] * settings.phrases_per_concept, device=model.device)
+
+        def pick(ids: Tensor, scores: Tensor, first: int = first) -> Tensor:
+            chosen = []
+            for row in range(len(ids)):
+                best, tokens = (scores[row] / settings.temperature).topk(50)
+                shares, total, place = best.double().softmax(0).tolist(), 0.0, 0
+                while place < 49 and total + shares[place] < draws[first + row][ids.shape[1]]:
+                    total, place = total + shares[place], place + 1
+                chosen.append(int(tokens[place]))
+            only = torch.full_like(scores, float("-inf"))
+            return only.scatter(1, torch.tensor(chosen, device=scores.device).unsqueeze(1), 0.0)
+
+        ids = model.generate(
+            every,
+            attention_mask=torch.ones_like(every),
+            do_sample=False,
+            max_length=settings.max_length,
+            no_repeat_ngram_size=settings.no_repeat_ngram,
+            pad_token_id=tokenizer.eos_token_id,
+            logits_processor=[pick],
+        ).tolist()
+        end = [tokenizer.eos_token_id] * settings.max_length
+        written += [(row + end)[: settings.max_length] for row in ids]
+    return written

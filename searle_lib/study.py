@@ -5,19 +5,20 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from traitlets.config import Config
 
-from searle_lib import parameters, plan, reports
+from searle_lib import kernels, parameters, plan, reports
 from searle_lib.workspace import Workspace, open_workspace, project_root
 
 ENVIRONMENT = {  # of the notebooks' kernels
@@ -66,16 +67,16 @@ def run(file: Path, only: str | None = None, first: str | None = None, overrides
         name = override.partition("=")[0]
         if not any(path.stem in known[name].notebooks for path in chosen):
             raise ValueError(f"-p {name} is used by {', '.join(known[name].notebooks)}, and none of them is to run.")
-    pages = []
-    with ThreadPoolExecutor(1) as pool:  # a page is rendered while the next notebook runs
-        for path in chosen:
-            reason = plan.left_out(path.stem, effective)
-            if reason and not only:
+    reasons = {path: "" if only else plan.left_out(path.stem, effective) for path in chosen}
+    pages, ready = [], kernels.ahead(root, sum(not reason for reason in reasons.values()))
+    with closing(ready), ThreadPoolExecutor(1) as pool:  # a page is rendered while the next notebook runs
+        for path, reason in reasons.items():
+            if reason:
                 console.print(f"{path.stem:<14}         left out, since {reason}")
                 continue
             own = {name: value for name, value in values.items() if path.stem in known[name].notebooks}
             output = folder / path.name
-            _run_one(path, output, own, root, console)
+            _run_one(path, output, own, root, console, next(ready))
             pages.append(pool.submit(reports.page, output, output.with_suffix(".html")))
     for page in pages:
         page.result()
@@ -103,13 +104,13 @@ def _chosen(every: list[Path], only: str | None, first: str | None) -> list[Path
     return every[names.index(first) :] if first else every
 
 
-def _run_one(path: Path, output: Path, values: dict, root: Path, console: Console) -> None:
+def _run_one(path: Path, output: Path, values: dict, root: Path, console: Console, kernel: AsyncKernelManager) -> None:
     """Run one notebook aside and put it in place when it ends well; keep it as *.failed.ipynb when it does not."""
     line = _Line(path.stem)
     aside = output.with_suffix(".running.ipynb")
     failed = output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    _Told.line = line
+    _Told.line, _Told.kernel = line, kernel
     try:
         with Live(get_renderable=line, console=console, refresh_per_second=4, transient=True):
             papermill.execute_notebook(
@@ -120,7 +121,6 @@ def _run_one(path: Path, output: Path, values: dict, root: Path, console: Consol
                 progress_bar=False,
                 cwd=root,
                 kernel_name="python3",
-                config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
             )
             aside.replace(output)
             line.doing = "done"
@@ -147,9 +147,10 @@ class _Line:
 
 
 class _Told(NBClientEngine):
-    """Papermill's engine, which tells the progress line under which heading the running cell stands."""
+    """Papermill's engine on a kernel that is ready, which tells the progress line under which heading a cell stands."""
 
     line: _Line
+    kernel: AsyncKernelManager
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
@@ -160,7 +161,7 @@ class _Told(NBClientEngine):
             return start(cell, cell_index, **more)
 
         nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        return kernels.execute(nb_man, cls.kernel)
 
 
 def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:

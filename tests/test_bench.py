@@ -2,15 +2,16 @@
 
 import pytest
 
-from benchmarks import page, pieces
+from benchmarks import page, pieces, ranking
 
 SMALL = {
     "oti": lambda: pieces.oti(3, 2),
     "phi": lambda: pieces.phi(5, 2),
     "fti": lambda: pieces.fti(2),
     "association": lambda: pieces.association(3),
-    "cirr": lambda: pieces.cirr(60, 90),
-    "circo": lambda: pieces.circo(20, 300),
+    "phrases": lambda: pieces.written_phrases(3, 4),
+    "cirr": lambda: ranking.cirr(60, 90),
+    "circo": lambda: ranking.circo(20, 300),
     "embedding": lambda: pieces.embedding(3),
 }
 
@@ -28,23 +29,24 @@ def test_another_result_is_noticed():
 
 FACTS = {
     "threads": 2,
-    "gemm_gflops": {"float32": 300, "bfloat16": 160},
+    "gemm_gflops": {"cpu": {"float32": 300, "bfloat16": 160}},
     "fast_bfloat16": False,
     "cuda": None,
-    "on_cuda": [],
-    "work": [
-        {
-            "name": "OTI, float32",
-            "what": "32 images",
-            "seconds": {"ours": 0.6, "plain": 10.0},
-            "times_faster": 16.67,
-            "target": 15.0,
-            "missed": False,
-            "share_of_gemm": 0.75,
-            "peak_mib": {"ours": 700, "plain": 4000},
-            "agree": True,
-        }
-    ],
+    "work": {
+        "cpu": [
+            {
+                "name": "OTI, float32",
+                "what": "32 images",
+                "seconds": {"ours": 0.6, "plain": 10.0},
+                "times_faster": 16.67,
+                "target": 15.0,
+                "missed": False,
+                "share_of_gemm": 0.75,
+                "peak_mib": {"ours": 700, "plain": 4000},
+                "agree": True,
+            }
+        ]
+    },
     "growth": {
         title: {"unit": "images", "seconds": {8: 0.1, 16: 0.2, 32: 0.4}, "exponent": 1.0}
         for title in ("OTI", "ranking")
@@ -57,3 +59,11 @@ def test_the_page_stands_alone_and_says_what_was_measured(tmp_path):
     html = (tmp_path / "index.html").read_text()
     assert "16.7" in text and "75%" in text and "700 / 4,000 MiB" in text
     assert "data:image/png" in html and "no CUDA device" in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_with_cuda_the_same_table_stands_there(tmp_path):
+    facts = FACTS | {"cuda": "NVIDIA H100", "work": FACTS["work"] | {"cuda": FACTS["work"]["cpu"]}}
+    facts |= {"gemm_gflops": FACTS["gemm_gflops"] | {"cuda": {"float32": 40_000, "bfloat16": 500_000}}}
+    text = page.write(tmp_path / "index.html", facts)
+    assert text.count("OTI, float32") == 2 and "NVIDIA H100: matrix products reach float32 40,000" in text
+    assert (tmp_path / "index.html").read_text().count("OTI, float32") == 2

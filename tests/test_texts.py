@@ -62,6 +62,15 @@ def test_texts_may_be_cut_at_any_place(tiny):
     assert_close(features, texts.encode_text(tiny, tokens), atol=1e-5, rtol=1e-5)
 
 
+def test_many_texts_may_share_what_they_begin_with(tiny):
+    before = ["a photo of", "", "We see a"]
+    begun = [f"{start} {name}" for name in ("red car", "star", "two green boats") for start in before]
+    places = tokenize(before * 3).ends
+    assert len(texts.cut(tokenize(begun), places).prefixes) == 3
+    features = texts.encode_texts(tiny, begun, batch_size=4, places=places)
+    assert_close(features, texts.encode_texts(tiny, begun), atol=1e-5, rtol=1e-5)
+
+
 def test_joined_texts_are_both_lists(tiny):
     one, other = tokenize(["a cat"]), tokenize(["a large green boat", "star"])
     both = joined(one, other)
