@@ -23,7 +23,7 @@ from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import PhraseBank
 from searle_lib.phrases import Phrases
-from searle_lib.texts import Pairs, Spliced
+from searle_lib.texts import Laid
 
 RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md, section 4)
     f"SEARLE_{name}": f"https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_{name}.pt"
@@ -191,13 +191,15 @@ class Training:
         """Train one epoch, validate and save as the settings say; the new row of the log."""
         self.phi.train()
         torch.manual_seed(int(randomness.keys(self.settings.seed, "phi-epoch", [self.epoch])[0] >> np.uint64(1)))
-        order = torch.randperm(len(self.images))
+        batches = torch.randperm(len(self.images)).split(self.settings.batch_size)
         phrase = self._phrase_draws()
         spliced = texts.cut(self.bank.every[phrase])
-        pairs, losses = texts.read_prefixes(self.backbone, spliced.prefixes), []
-        for rows in order.split(self.settings.batch_size):
-            if len(rows) == self.settings.batch_size:  # the last partial batch is dropped
-                losses.append(self._step(rows, phrase[rows], spliced[rows], pairs))
+        pairs = texts.read_prefixes(self.backbone, spliced.prefixes)
+        plain = self.bank.features[phrase].to(self.images.device)  # [N, d]
+        whole = [rows for rows in batches if len(rows) == self.settings.batch_size]  # the last partial one is dropped
+        read = [texts.lay_out(self.backbone, [spliced[rows]], pairs) for rows in whole]
+        on_device = [rows.to(self.images.device) for rows in whole]
+        losses = [self._step(rows, laid, plain[rows]) for rows, laid in zip(on_device, read, strict=True)]
         distil, gpt = torch.stack(losses).mean(0).tolist()
         self.epoch += 1
         row = {"epoch": self.epoch, "distil": distil, "gpt": gpt}
@@ -207,12 +209,11 @@ class Training:
         self._save()
         return row
 
-    def _step(self, rows: Tensor, phrase: Tensor, spliced: Spliced, pairs: Pairs) -> Tensor:
-        words = self.phi(self.images[rows.to(self.images.device)])
-        teacher = self.tokens[rows.to(self.tokens.device)]
-        distil = contrastive_loss(teacher, F.normalize(words, dim=-1), self.settings.temperature)
-        features = texts.encode(self.backbone, [spliced], words, pairs)
-        gpt = phrase_bank.similarity_loss(features, self.bank.features[phrase].to(words.device)).mean()
+    def _step(self, rows: Tensor, laid: Laid, plain: Tensor) -> Tensor:
+        """One step on a batch of rows, all of it on the device already; its losses, distil and gpt."""
+        words = self.phi(self.images[rows])
+        distil = contrastive_loss(self.tokens[rows], F.normalize(words, dim=-1), self.settings.temperature)
+        gpt = phrase_bank.similarity_loss(texts.encode(self.backbone, laid, words), plain).mean()
         loss = self.settings.lambda_distil * distil + self.settings.lambda_gpt * gpt
         (loss * self.backbone.loss_scale).backward()
         for parameter in self.phi.parameters():

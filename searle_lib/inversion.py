@@ -23,7 +23,7 @@ from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import SLOT, PhraseBank
 from searle_lib.phrases import Phrases
-from searle_lib.texts import Pairs, Spliced
+from searle_lib.texts import Laid
 
 START_DEVIATION = 0.02
 IDS = "images.json"  # beside the tokens: whose they are
@@ -122,12 +122,12 @@ def optimise(
     which_template = torch.from_numpy(randomness.integers(keys, 0, settings.steps, len(TEMPLATES)))  # [B, steps]
     draws = randomness.uniform(keys, settings.steps, settings.steps)
     which_phrase = torch.from_numpy(bank.choices(concepts, rows, settings.top_k).of_all(draws))  # [B, steps]
-    read, pairs = _texts_to_read(backbone, bank, which_template, which_phrase)
+    read = _texts_to_read(backbone, bank, which_template, which_phrase)
     plain = bank.features[which_phrase.flatten()].view(*which_phrase.shape, -1).to(backbone.device)  # [B, steps, d]
     optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
     kept, history = set(_kept_steps(settings.steps)), []
     for step in range(settings.steps):
-        cos, gpt = losses(backbone, words, targets, read[step], plain[:, step], pairs)
+        cos, gpt = losses(backbone, words, targets, read[step], plain[:, step])
         (total(cos, gpt, settings).sum() * backbone.loss_scale).backward()  # a sum: each image as in a batch of one
         words.grad /= backbone.loss_scale
         optimizer.step()
@@ -140,16 +140,14 @@ def optimise(
     return {"last": words.detach().cpu(), "ema": ema.cpu(), "cos": curves[0], "gpt": curves[1]}
 
 
-def losses(
-    backbone: Backbone, words: Tensor, targets: Tensor, read: tuple[Spliced, Spliced], plain: Tensor, pairs: Pairs
-) -> tuple[Tensor, Tensor]:
+def losses(backbone: Backbone, words: Tensor, targets: Tensor, read: Laid, plain: Tensor) -> tuple[Tensor, Tensor]:
     """Both OTI losses [B] of pseudo-words [B, d_tok].
 
-    `read` are B templates and B phrases. cos: 1 - cosine of the template with the word to
+    `read` are B templates, then B phrases. cos: 1 - cosine of the template with the word to
     the unit image embedding [B, d]; gpt: 1 - cosine of the phrase with the word to the plain phrase's unit feature
     [B, d]. Source: searle.md, section 3.
     """
-    templates, phrases = texts.encode(backbone, read, words.repeat(2, 1), pairs).chunk(2)
+    templates, phrases = texts.encode(backbone, read, words.repeat(2, 1)).chunk(2)
     cos = 1 - F.cosine_similarity(templates, targets, dim=-1)
     return cos, phrase_bank.similarity_loss(phrases, plain)
 
@@ -160,17 +158,15 @@ def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:
     return (settings.lambda_cos * cos + settings.lambda_gpt * gpt) / weight
 
 
-def _texts_to_read(
-    backbone: Backbone, bank: PhraseBank, which_template: Tensor, which_phrase: Tensor
-) -> tuple[list[tuple[Spliced, Spliced]], Pairs]:
-    """For every step the templates and the phrases, of which [B, steps] were drawn, and their prefixes' keys and
-    values."""
+def _texts_to_read(backbone: Backbone, bank: PhraseBank, which_template: Tensor, which_phrase: Tensor) -> list[Laid]:
+    """For every step the templates and the phrases, of which [B, steps] were drawn."""
     images, steps = which_phrase.shape
     templates = tokenize([template.format(SLOT) for template in TEMPLATES])
     every = texts.cut(joined(templates, bank.first[which_phrase.flatten()]))
     phrase = len(TEMPLATES) + torch.arange(images * steps).view(images, steps)
-    read = [(every[which_template[:, step]], every[phrase[:, step]]) for step in range(steps)]
-    return read, texts.read_prefixes(backbone, every.prefixes)
+    pairs = texts.read_prefixes(backbone, every.prefixes)
+    groups = ((every[which_template[:, step]], every[phrase[:, step]]) for step in range(steps))
+    return [texts.lay_out(backbone, of_step, pairs) for of_step in groups]
 
 
 def _kept_steps(steps: int) -> list[int]:

@@ -39,6 +39,19 @@ class Spliced:
         return self.prefixes.ends[self.which] + 1
 
 
+@dataclass(frozen=True)
+class Laid:
+    """N texts laid out on the device: ids [T] and positions [T] of their packed tokens, the rows word_rows [N] and the
+    positions word_positions [N] of the words, and by group the layout and the prefix."""
+
+    ids: Tensor
+    positions: Tensor
+    word_rows: Tensor
+    word_positions: Tensor
+    layouts: tuple[Layout, ...]
+    prefixes: tuple[Prefix | None, ...]
+
+
 def cut(tokens: Tokens, places: Tensor | None = None) -> Spliced:
     """Texts cut at places [N], or at each one's first "$". Raises ValueError for a text without one."""
     places = tokens.placeholders if places is None else places
@@ -59,32 +72,36 @@ def read_prefixes(backbone: Backbone, prefixes: Tokens) -> Pairs:
     return text_tower.prefix_pairs(backbone.tower, embedded)
 
 
-def encode(backbone: Backbone, groups: Sequence[Spliced], words: Tensor, pairs: Pairs) -> Tensor:
-    """Text features [N, d] float32, not normalised, with words [N, d_tok] for the placeholders; gradients flow to them.
+def lay_out(backbone: Backbone, groups: Sequence[Spliced], pairs: Pairs) -> Laid:
+    """Texts in groups of like length with the same prefixes, for which `read_prefixes` gave `pairs`, on the device.
 
-    The texts come in groups of like length with the same prefixes, for which `read_prefixes` gave `pairs`.
+    All that goes from host to device for these texts goes here, so that a training does not wait for it at its steps.
     """
-    device, model = backbone.device, backbone.model
+    device, parts, words, first = backbone.device, [], [], 0
     layouts = [attention.packed(group.ends, device) for group in groups]
-    parts = [_embedded(backbone, group, layout) for group, layout in zip(groups, layouts, strict=True)]
-    at = torch.cat([group.ends + 1 for group in groups]).cumsum(0)
-    firsts = F.pad(at[:-1], (1, 0)).to(device)  # [N], the rows of the placeholders
-    positions = torch.cat([group.firsts for group in groups]).to(device)
-    x = torch.cat(parts).index_copy(0, firsts, words.float() + model.positional_embedding[positions])
+    for group in groups:
+        length, rows = group.ids.shape[1], group.ends.cumsum(0) + torch.arange(1, len(group.ends) + 1)
+        there = torch.arange(length) <= group.ends.unsqueeze(1)  # [N, L]
+        positions = group.firsts.unsqueeze(1) + torch.arange(length)
+        parts.append(torch.stack([group.ids[there], positions[there]]))  # [2, T]
+        words.append(torch.stack([first + F.pad(rows[:-1], (1, 0)), group.firsts]))  # [2, N]
+        first += int(rows[-1])
     lengths = (groups[0].prefixes.ends + 1).to(device)
     empty = pairs[0][0].shape[2] == 0
     prefixes = [None if empty else Prefix(pairs, lengths, group.which.to(device)) for group in groups]
-    return text_tower.features(backbone.tower, x, layouts, prefixes)
+    of_tokens, of_words = (torch.cat(part, dim=1).to(device) for part in (parts, words))
+    return Laid(*of_tokens, *of_words, tuple(layouts), tuple(prefixes))
 
 
-def _embedded(backbone: Backbone, group: Spliced, layout: Layout) -> Tensor:
-    """Token embeddings [T, w] of a group's packed tokens with their positions added."""
-    device, model, length = backbone.device, backbone.model, group.ids.shape[1]
-    positions = group.firsts.unsqueeze(1) + torch.arange(length)  # behind a text's end they may pass the last one
-    positions = positions.clamp(max=len(model.positional_embedding) - 1)
-    ids, positions = group.ids.flatten().to(device), positions.flatten().to(device)
-    ids, positions = ids[layout.places], positions[layout.places]
-    return model.token_embedding(ids) + model.positional_embedding[positions]
+def encode(backbone: Backbone, laid: Laid, words: Tensor) -> Tensor:
+    """Text features [N, d] float32, not normalised, with words [N, d_tok] for the placeholders; gradients flow to them.
+
+    Asks the host for nothing.
+    """
+    model = backbone.model
+    x = model.token_embedding(laid.ids) + model.positional_embedding[laid.positions]  # [T, w]
+    x = x.index_copy(0, laid.word_rows, words.float() + model.positional_embedding[laid.word_positions])
+    return text_tower.features(backbone.tower, x, laid.layouts, laid.prefixes)
 
 
 def encode_text(
@@ -97,7 +114,7 @@ def encode_text(
     if words is None:
         return encode_plain(backbone, tokens)
     texts = cut(tokens, places)
-    return encode(backbone, [texts], words, read_prefixes(backbone, texts.prefixes))
+    return encode(backbone, lay_out(backbone, [texts], read_prefixes(backbone, texts.prefixes)), words)
 
 
 @torch.no_grad()
@@ -125,5 +142,5 @@ def encode_texts(
     for rows in spliced.ends.argsort(stable=True).split(batch_size):
         first = spliced.ids[rows, 0].to(backbone.device)
         of = backbone.model.token_embedding(first) if words is None else words[rows].to(backbone.device)
-        features[rows] = encode(backbone, [spliced[rows]], of, pairs).cpu()
+        features[rows] = encode(backbone, lay_out(backbone, [spliced[rows]], pairs), of).cpu()
     return features

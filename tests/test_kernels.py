@@ -1,5 +1,7 @@
 """Real kernels: the next one gets ready while one is in use, and none is left behind."""
 
+import ast
+
 from nbclient.util import run_sync
 
 from searle_lib import kernels
@@ -16,7 +18,8 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
     reply = {"parent_header": {"msg_id": None}}
     while reply["parent_header"]["msg_id"] != asked:
         reply = run_sync(client.get_shell_msg)(timeout=60)
-    assert reply["content"]["user_expressions"]["found"]["data"]["text/plain"] == str((True, False, str(tmp_path)))
+    found = ast.literal_eval(reply["content"]["user_expressions"]["found"]["data"]["text/plain"])
+    assert found == (True, False, str(tmp_path))
     client.stop_channels()
     for kernel in (first, second):
         run_sync(kernel.shutdown_kernel)(now=True)

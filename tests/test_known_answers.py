@@ -72,8 +72,9 @@ def test_known_answers_oti_losses_and_gradient(known_answers):
     replaced = [p.replace(c, " $ ", 1) for p, c in zip(oti["phrases"], oti["concepts"], strict=True)]
     assert replaced == oti["phrase_texts"]
     every = texts.cut(joined(tokenize(oti["template_texts"]), tokenize(replaced)))
-    read = every[torch.arange(4)], every[torch.arange(4, 8)]
-    cos, gpt = inversion.losses(backbone, words, targets, read, plain, texts.read_prefixes(backbone, every.prefixes))
+    groups = every[torch.arange(4)], every[torch.arange(4, 8)]
+    read = texts.lay_out(backbone, groups, texts.read_prefixes(backbone, every.prefixes))
+    cos, gpt = inversion.losses(backbone, words, targets, read, plain)
     loss = inversion.total(cos, gpt, inversion.Settings()).mean()
     loss.backward()
     assert_near(cos.mean(), expected["oti_cos_loss"])

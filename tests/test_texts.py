@@ -37,7 +37,7 @@ def test_features_and_gradients_are_those_of_77_positions_however_texts_are_grou
     every = texts.cut(tokenize(TEXTS))
     groups = [every[rows] for rows in torch.arange(len(TEXTS)).split(sizes)]
     ours, theirs = (words_for(tiny, len(TEXTS)).requires_grad_() for _ in range(2))
-    features = texts.encode(tiny, groups, ours, texts.read_prefixes(tiny, every.prefixes))
+    features = texts.encode(tiny, texts.lay_out(tiny, groups, texts.read_prefixes(tiny, every.prefixes)), ours)
     expected = torch.stack([by_clip_alone(tiny, text, word) for text, word in zip(TEXTS, theirs, strict=True)])
     assert_close(features, expected, atol=1e-5, rtol=1e-5)
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(4))
@@ -84,7 +84,7 @@ def test_half_precisions_stay_near_in_features_and_gradients(tiny, world, precis
     every, found = texts.cut(tokenize(TEXTS)), []
     for clip in (tiny, half):
         words = words_for(clip, len(TEXTS)).mul(0.05).requires_grad_()
-        features = texts.encode(clip, [every], words, texts.read_prefixes(clip, every.prefixes))
+        features = texts.encode(clip, texts.lay_out(clip, [every], texts.read_prefixes(clip, every.prefixes)), words)
         torch.nn.functional.normalize(features, dim=-1)[:, 0].sum().backward()
         found.append((features.detach(), words.grad))
     for exact, near in zip(*found, strict=True):
