@@ -24,9 +24,9 @@ REPEATS = 3
 FOLDER = Path("reports/bench")
 PLAIN = "plain"
 PIECES: dict[str, Callable[[str], Piece]] = {
-    "oti": lambda device: pieces.oti(64, 2, target=15.0, device=device),
+    "oti": lambda device: pieces.oti(64, 3, target=15.0, device=device),
     "oti-bfloat16": lambda device: pieces.oti(
-        64, 2, "bfloat16", target=45.0 if device == "cuda" or _has_fast_bfloat16() else 0.0, device=device
+        64, 3, "bfloat16", target=45.0 if device == "cuda" or _has_fast_bfloat16() else 0.0, device=device
     ),
     "phi": lambda device: pieces.phi(128, 64, device),
     "fti": lambda device: pieces.fti(16, device),
@@ -37,6 +37,14 @@ PIECES: dict[str, Callable[[str], Piece]] = {
     "circo": lambda device: ranking.circo(),
 }
 SAME_WORK = (("oti", "oti-bfloat16"),)  # measured against one run of the plain rendering
+SHARES = {  # of an operation's own time, by what it is for
+    "matrix products": ("addmm", "mm"),
+    "attention's products": ("bmm", "_softmax", "_softmax_backward_data"),
+    "gathers and copies": ("index_select", "index_copy_", "index", "copy_", "cat", "fill_"),
+    "activations and norms": (
+        "silu", "silu_backward", "native_layer_norm", "native_layer_norm_backward", "add", "add_", "mul",
+    ),
+}  # fmt: skip
 ON_CPU = ("cirr", "circo")  # whatever the device
 GROWTH: dict[str, tuple[str, dict[int, Callable[[], Piece]]]] = {
     "OTI by images": ("images", {n: (lambda n=n: pieces.oti(n, 1)) for n in (16, 64, 256)}),
@@ -68,7 +76,7 @@ def main() -> int:
     return int(any(not row["agree"] for rows in facts["work"].values() for row in rows))
 
 
-def measured(names: tuple[str, ...], device: str, rate: float) -> list[dict]:
+def measured(names: tuple[str, ...], device: str, rate: float, peaks: dict[str, int]) -> list[dict]:
     """Rows of the table for pieces that are the same work: medians, how many times faster than the plain rendering, the
     share of the matrix-multiply rate, peaks, and whether the results agree."""
     made = {name: PIECES[name](device) for name in names}
@@ -83,7 +91,6 @@ def measured(names: tuple[str, ...], device: str, rate: float) -> list[dict]:
             took, results[name] = _timed(work)
             seconds[name].append(took)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    of_plain = peak(names[0], PLAIN, device)
     rows = []
     for name, piece in made.items():
         faster = medians[PLAIN] / medians[name]
@@ -96,11 +103,23 @@ def measured(names: tuple[str, ...], device: str, rate: float) -> list[dict]:
                 "target": piece.target or None,
                 "missed": bool(piece.target and faster < piece.target),
                 "share_of_gemm": round(piece.flop / medians[name] / rate, 2) if piece.flop else None,
-                "peak_mib": {"ours": peak(name, "ours", device), "plain": of_plain},
+                "floor_seconds": round(piece.flop / rate, 4) if piece.flop else None,
+                "time_goes_to": shares(piece.ours) if piece.flop else None,
+                "peak_mib": {"ours": peaks[name], "plain": peaks[PLAIN]},
                 "agree": bool(piece.agree(results[name], results[PLAIN])),
             }
         )
     return rows
+
+
+def shares(work: Callable[[], object]) -> dict[str, float]:
+    """What part of the host's time goes to what kind of operation."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        work()
+    own = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in seen.key_averages()}
+    total = sum(own.values())
+    found = {kind: round(sum(own.get(name, 0) for name in names) / total, 3) for kind, names in SHARES.items()}
+    return found | {"the rest": round(1 - sum(found.values()), 3)}
 
 
 def grown(unit: str, sizes: dict[int, Callable[[], Piece]]) -> dict:
@@ -134,13 +153,16 @@ def peak(name: str, side: str, device: str) -> int:
 
 
 def _measured_on(device: str) -> list[dict]:
-    rate, rows = multiply_rate(torch.float32, device), []
     together = {names[0]: names for names in SAME_WORK}
-    for name in PIECES:
-        here = device == "cpu" or name not in ON_CPU
-        if here and not any(name in names[1:] for names in SAME_WORK):
-            rows += measured(together.get(name, (name,)), device, rate)
-    return rows
+    alone = [name for name in PIECES if not any(name in names[1:] for names in SAME_WORK)]
+    works = [together.get(name, (name,)) for name in alone if device == "cpu" or name not in ON_CPU]
+    peaks = [  # before this process keeps memory of its own
+        {name: peak(name, "ours", device) for name in names} | {PLAIN: peak(names[0], PLAIN, device)} for names in works
+    ]
+    rate = multiply_rate(torch.float32, device)
+    return [
+        row for names, peaks_of in zip(works, peaks, strict=True) for row in measured(names, device, rate, peaks_of)
+    ]
 
 
 def _rates(device: str) -> dict[str, int]:

@@ -17,9 +17,11 @@ def write(target: Path, facts: dict) -> str:
     """Write the page; the same table as text."""
     work, on_cuda = facts["work"]["cpu"], facts["work"].get("cuda")
     cuda = f"<p>{html.escape(_cuda(facts))}</p>{_table(on_cuda) if on_cuda else ''}"
-    text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{_table(work)}<h2>CUDA</h2>{cuda}"
+    missed = [_why(row) for row in work if row["missed"] and row["floor_seconds"]]
+    text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{_table(work)}"
+    text += "".join(f"<p>{html.escape(sentence)}</p>" for sentence in missed) + f"<h2>CUDA</h2>{cuda}"
     reports.write(target, "Benchmark", "", f"{text}<h2>How time grows</h2>{_charts(facts)}")
-    return "\n\n".join([_lines(work), _about(facts), _cuda(facts), *([_lines(on_cuda)] if on_cuda else [])])
+    return "\n\n".join([_lines(work), *missed, _about(facts), _cuda(facts), *([_lines(on_cuda)] if on_cuda else [])])
 
 
 def _table(work: list[dict]) -> str:
@@ -48,6 +50,17 @@ def _cells(row: dict) -> tuple[str, ...]:
         share,
         f"{row['peak_mib']['ours']:,} / {row['peak_mib']['plain']:,} MiB",
         "yes" if row["agree"] else "NO",
+    )
+
+
+def _why(row: dict) -> str:
+    """What stands between a piece and what was wanted of it."""
+    most = row["seconds"]["plain"] / row["floor_seconds"]
+    goes = ", ".join(f"{share:.0%} {kind}" for kind, share in row["time_goes_to"].items())
+    return (
+        f"{row['name']}: {row['target']:g} times were wanted. The arithmetic that is needed takes "
+        f"{row['floor_seconds']:.3f} s at the machine's own rate, which would be {most:.1f} times. "
+        f"Ours goes to: {goes}."
     )
 
 

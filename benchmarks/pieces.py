@@ -42,6 +42,8 @@ from searle_lib.captions import Captions
 from searle_lib.fti4cir import Fti4Cir
 from searle_lib.phrase_bank import SLOT
 
+PUBLISHED_BATCH = 32  # of OTI
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -86,8 +88,13 @@ def oti(number: int, steps: int, precision: str = "float32", target: float = 0.0
         return inversion.optimise(*ready, range(number), settings)["ema"]
 
     def as_published() -> Tensor:
+        made = []
         with unfrozen(device) as network:
-            return plain.oti(network, start.to(device), seen.vectors.to(device), named, pairs).cpu()
+            for first in range(0, number, PUBLISHED_BATCH):
+                of = slice(first, first + PUBLISHED_BATCH)
+                drawn = [of_step[of] for of_step in named], [of_step[of] for of_step in pairs]
+                made.append(plain.oti(network, start[of].to(device), seen.vectors[of].to(device), *drawn).cpu())
+        return torch.cat(made)
 
     filled = [template.format(SLOT) for of_step in named for template in of_step]
     replaced = [phrase.replace(concept, SLOT, 1) for of_step in pairs for concept, phrase in of_step]

@@ -1,7 +1,9 @@
 """The benchmark's pieces at small sizes: the library's result is that of the plain rendering; and its page."""
 
 import pytest
+import torch
 
+from benchmarks import __main__ as bench
 from benchmarks import page, pieces, ranking
 
 SMALL = {
@@ -42,6 +44,8 @@ FACTS = {
                 "target": 15.0,
                 "missed": False,
                 "share_of_gemm": 0.75,
+                "floor_seconds": 0.45,
+                "time_goes_to": {"matrix products": 0.8, "the rest": 0.2},
                 "peak_mib": {"ours": 700, "plain": 4000},
                 "agree": True,
             }
@@ -67,3 +71,17 @@ def test_with_cuda_the_same_table_stands_there(tmp_path):
     text = page.write(tmp_path / "index.html", facts)
     assert text.count("OTI, float32") == 2 and "NVIDIA H100: matrix products reach float32 40,000" in text
     assert (tmp_path / "index.html").read_text().count("OTI, float32") == 2
+
+
+def test_what_was_missed_is_told_with_its_floor_and_where_the_time_goes(tmp_path):
+    row = FACTS["work"]["cpu"][0] | {"target": 20.0, "missed": True}
+    text = page.write(tmp_path / "index.html", FACTS | {"work": {"cpu": [row]}})
+    said = "OTI, float32: 20 times were wanted. The arithmetic that is needed takes 0.450 s at the machine's own rate"
+    assert f"{said}, which would be 22.2 times. Ours goes to: 80% matrix products, 20% the rest." in text
+    assert "22.2 times" in (tmp_path / "index.html").read_text()
+
+
+def test_shares_of_time_add_up_and_know_a_matrix_product():
+    x = torch.randn(1500, 1500)
+    found = bench.shares(lambda: x @ x)
+    assert sum(found.values()) == pytest.approx(1, abs=0.01) and found["matrix products"] > 0.5
