@@ -18,6 +18,7 @@ from searle_lib.artefacts import Store
 from searle_lib.backbone import Backbone
 from searle_lib.embeddings import Embeddings
 
+END = 49407  # end-of-text, of CLIP
 WIDTH, BLOCKS = 512, 12  # of ViT-B/32's text tower
 SIZES = {
     "embed_dim": 512, "image_resolution": 224, "vision_layers": 12, "vision_width": 768, "vision_patch_size": 32,
@@ -87,12 +88,13 @@ def language_model(device: str = "cpu"):
     config = GPTNeoConfig(
         vocab_size=SIZES["vocab_size"], hidden_size=512, num_layers=6, attention_types=[[["global", "local"], 3]],
         num_heads=8, intermediate_size=2048, max_position_embeddings=64, initializer_range=0.1,
+        bos_token_id=49406, eos_token_id=END,
     )  # fmt: skip
     return GPTNeoForCausalLM(config).eval().to(device), _Tokenizer()
 
 
 class _Tokenizer:
-    eos_token_id = 49407
+    eos_token_id = END
 
     def __call__(self, text: str) -> SimpleNamespace:
         return SimpleNamespace(input_ids=clip.clip._tokenizer.encode(text))

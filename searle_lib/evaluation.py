@@ -229,7 +229,7 @@ def _excluded(benchmark: Benchmark, gallery: Embeddings) -> Tensor | None:
 def _padded(gallery: Embeddings, images: Sequence[list[str]]) -> Tensor:
     """Gallery rows [Q, C] of ragged lists of ids, -1 behind the end of each."""
     sizes = np.fromiter(map(len, images), dtype=np.int64)
-    rows = np.full((len(sizes), max(1, *sizes) if len(sizes) else 1), -1)
+    rows = np.full((len(sizes), sizes.max(initial=1)), -1)
     flat = gallery.rows(chain.from_iterable(images))
     rows[np.arange(rows.shape[1]) < sizes[:, None]] = flat.numpy()
     return torch.from_numpy(rows)

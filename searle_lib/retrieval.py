@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CELLS = 2**26  # scores held at once, 256 MiB; so memory does not grow with queries times gallery
+BLOCK = 64  # columns of a wide score matrix of which the maximum is taken first
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _scores(
 
 def _best(scores: Tensor, k: int) -> Tensor:
     """Columns [c, k] of the k highest scores, best first, equal ones in column order."""
-    values, columns = scores.topk(min(k + 1, scores.shape[1]))  # of equal scores topk takes any
+    values, columns = _highest(scores, min(k + 1, scores.shape[1]))  # of equal scores topk takes any
     tied_at_the_end = (values[:, k - 1 : k] == values[:, k:]).any(1)  # with the first that is not taken
     columns, order = columns[:, :k].sort(dim=1)
     values = values[:, :k].gather(1, order)
@@ -120,3 +121,20 @@ def _best(scores: Tensor, k: int) -> Tensor:
         full = scores[tied_at_the_end].argsort(dim=1, descending=True, stable=True)
         best[tied_at_the_end] = full[:, :k]
     return best.cpu()
+
+
+def _highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest scores of each row [c, N], best first, and their columns; any of equal ones.
+
+    They lie in the k blocks of columns with the highest maxima, so of a wide row only those are looked through.
+    """
+    whole = scores.shape[1] - scores.shape[1] % BLOCK
+    if whole < 8 * k * BLOCK:
+        return scores.topk(k)
+    maxima = scores[:, :whole].unflatten(1, (-1, BLOCK)).amax(2)  # [c, N / BLOCK]
+    place = torch.arange(BLOCK, device=scores.device)
+    columns = (maxima.topk(k).indices.unsqueeze(2) * BLOCK + place).flatten(1)  # [c, k * BLOCK]
+    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    values, chosen = scores.gather(1, columns).topk(k)
+    return values, columns.gather(1, chosen)

@@ -53,6 +53,17 @@ def test_ranks_equal_positions_in_a_full_sort(chunk, dtype, ties, exclude):
     assert ranks(queries, gallery, candidates, excluded, chunk).tolist() == expected
 
 
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_top_k_of_a_wide_gallery_equals_a_full_sort(ties, k):
+    size = 64 * 9 * 11 + 5
+    queries, gallery = problem(torch.float32, ties, queries=6, gallery=41 if ties else size)
+    gallery = gallery.repeat(160, 1)[:size]
+    excluded = torch.tensor([0, 5, 700, 6340, 3, 1])
+    expected = [full_sort(q, gallery, int(excluded[i]))[:k] for i, q in enumerate(queries)]
+    assert top_k(queries, gallery, k, excluded).tolist() == expected
+
+
 def test_ranks_of_absent_candidates_and_of_the_excluded_image_are_minus_one():
     queries, gallery = problem(torch.float32, ties=False)
     candidates = torch.tensor([[4, -1]] * len(queries))
