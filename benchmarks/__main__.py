@@ -24,9 +24,9 @@ REPEATS = 3
 FOLDER = Path("reports/bench")
 PLAIN = "plain"
 PIECES: dict[str, Callable[[str], Piece]] = {
-    "oti": lambda device: pieces.oti(64, 3, target=15.0, device=device),
+    "oti": lambda device: pieces.oti(64, 2, target=15.0, device=device),
     "oti-bfloat16": lambda device: pieces.oti(
-        64, 3, "bfloat16", target=45.0 if device == "cuda" or _has_fast_bfloat16() else 0.0, device=device
+        64, 2, "bfloat16", target=45.0 if device == "cuda" or _has_fast_bfloat16() else 0.0, device=device
     ),
     "phi": lambda device: pieces.phi(128, 64, device),
     "fti": lambda device: pieces.fti(16, device),
