@@ -22,7 +22,7 @@ lab: .venv/made ## open the notebooks in JupyterLab
 report: .venv/made ## render 07_results again from what the study has left
 	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results
 
-bench: .venv/made ## measure each piece of work against a plain rendering of it (minutes)
+bench: .venv/made ## measure each piece of work against a plain rendering of it (a quarter of an hour)
 	@$(SPEED) $(BIN)/python -W ignore -m benchmarks
 
 lint: .venv/made ## check style and formatting, notebooks included, and that no notebook holds outputs

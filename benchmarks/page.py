@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from searle_lib import reports
 
-COLUMNS = ("work", "", "ours", "plain", "times faster", "wanted", "of GEMM rate", "memory added", "same result")
+COLUMNS = ("work", "problem", "ours", "plain", "times faster", "wanted", "of GEMM rate", "memory added", "same result")
 
 
 def write(target: Path, facts: dict) -> str:
@@ -39,7 +39,7 @@ def _lines(work: list[dict]) -> str:
 
 def _cells(row: dict) -> tuple[str, ...]:
     share = "" if row["share_of_gemm"] is None else f"{row['share_of_gemm']:.0%}"
-    wanted = f"{row['target']:g}" + (" missed" if row["missed"] else "") if row["target"] else ""
+    wanted = f"{row['target']:g}" + ("\N{NO-BREAK SPACE}missed" if row["missed"] else "") if row["target"] else ""
     return (
         row["name"],
         row["what"],
@@ -48,7 +48,7 @@ def _cells(row: dict) -> tuple[str, ...]:
         f"{row['times_faster']:.1f}",
         wanted,
         share,
-        f"{row['peak_mib']['ours']:,} / {row['peak_mib']['plain']:,} MiB",
+        f"{row['peak_mib']['ours']:,} / {row['peak_mib']['plain']:,}\N{NO-BREAK SPACE}MiB",
         "yes" if row["agree"] else "NO",
     )
 

@@ -61,7 +61,7 @@ FACTS = {
 def test_the_page_stands_alone_and_says_what_was_measured(tmp_path):
     text = page.write(tmp_path / "index.html", FACTS)
     html = (tmp_path / "index.html").read_text()
-    assert "16.7" in text and "75%" in text and "700 / 4,000 MiB" in text
+    assert "16.7" in text and "75%" in text and "700 / 4,000\N{NO-BREAK SPACE}MiB" in text
     assert "data:image/png" in html and "no CUDA device" in html and "http" not in html.replace("http-equiv", "")
 
 
