@@ -20,14 +20,15 @@ PATIENCE = 600  # seconds for the imports, on a slow disk
 
 def ahead(root: Path, count: int) -> Iterator[AsyncKernelManager]:
     """So many kernels in folder `root`, one after another; while one is in use, the next gets ready."""
-    waiting = _start(root)
+    taken, waiting = None, _start(root)
     try:
         for left in reversed(range(count)):
             taken, waiting = waiting, _start(root) if left else None
             yield taken
     finally:
-        if waiting:  # no notebook took it
-            run_sync(waiting.shutdown_kernel)(now=True)
+        for kernel in (taken, waiting):  # one that no notebook took, and one whose notebook was interrupted
+            if kernel and kernel.has_kernel:
+                run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def execute(notebook_manager, kernel: AsyncKernelManager):

@@ -21,16 +21,15 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
     found = ast.literal_eval(reply["content"]["user_expressions"]["found"]["data"]["text/plain"])
     assert found == (True, False, str(tmp_path))
     client.stop_channels()
-    for kernel in (first, second):
-        run_sync(kernel.shutdown_kernel)(now=True)
+    run_sync(first.shutdown_kernel)(now=True)
     waiting = ready.gi_frame.f_locals["waiting"]
     ready.close()
-    assert not run_sync(waiting.is_alive)()
+    assert not run_sync(waiting.is_alive)() and not run_sync(second.is_alive)()
 
 
 def test_the_last_kernel_has_none_behind_it(tmp_path):
     ready = kernels.ahead(tmp_path, 1)
     only = next(ready)
     assert ready.gi_frame.f_locals["waiting"] is None
-    run_sync(only.shutdown_kernel)(now=True)
     ready.close()
+    assert not run_sync(only.is_alive)()
