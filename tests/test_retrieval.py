@@ -64,6 +64,16 @@ def test_top_k_of_a_wide_gallery_equals_a_full_sort(ties, k):
     assert top_k(queries, gallery, k, excluded).tolist() == expected
 
 
+@pytest.mark.parametrize("tied", [(70, 200), (200, 4000), (6300, 6339), (130, 131)])
+def test_the_best_of_a_wide_gallery_are_found_in_its_tail_and_on_the_edge_of_a_tie(tied):
+    gallery = torch.zeros(64 * 9 * 11 + 5, 8)
+    gallery[5000, 0], gallery[6340, 0], gallery[list(tied), 0] = 0.9, 0.8, 0.7
+    query = torch.zeros(1, 8)
+    query[0, 0] = 1.0
+    for k in (1, 2, 3, 4):
+        assert top_k(query, gallery, k).tolist() == [[5000, 6340, *tied][:k]]
+
+
 def test_ranks_of_absent_candidates_and_of_the_excluded_image_are_minus_one():
     queries, gallery = problem(torch.float32, ties=False)
     candidates = torch.tensor([[4, -1]] * len(queries))
