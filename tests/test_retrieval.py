@@ -74,6 +74,14 @@ def test_the_best_of_a_wide_gallery_are_found_in_its_tail_and_on_the_edge_of_a_t
         assert top_k(query, gallery, k).tolist() == [[5000, 6340, *tied][:k]]
 
 
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_as_many_blocks_are_looked_through_as_scores_are_wanted(k):
+    scores = torch.zeros(1, 64 * 9 * 11)
+    scores[0, 64 * torch.arange(9) + 7] = torch.arange(9, 0, -1).float()  # each of the best in a block of its own
+    values, columns = retrieval._highest(scores, k)
+    assert torch.equal(values, scores.topk(k).values) and torch.equal(scores.gather(1, columns), values)
+
+
 def test_ranks_of_absent_candidates_and_of_the_excluded_image_are_minus_one():
     queries, gallery = problem(torch.float32, ties=False)
     candidates = torch.tensor([[4, -1]] * len(queries))
