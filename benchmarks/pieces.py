@@ -122,7 +122,7 @@ def phi(number: int, batch: int, device: str = "cpu") -> Piece:
     def ours() -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
             made = backbone("float32", device), seen, replace(seen, vectors=tokens), near, ready, settings
-            row = distillation.Training(Path(folder), *made).run_epoch(distillation.Validation())
+            row = distillation.Training(Path(folder), *made).run_epoch()
         return [float(row["distil"] + settings.lambda_gpt * row["gpt"])]
 
     def as_published() -> list[float]:

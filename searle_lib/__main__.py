@@ -5,7 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from searle_lib import artefacts, study
+from searle_lib import artefacts
+from searle_lib.store.records import Missing, Stale, Study
+from searle_lib.study import run, workspace
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         return given.run(given)
-    except (study.Stopped, artefacts.Missing, ValueError, OSError) as problem:
+    except (run.Stopped, Missing, Stale, artefacts.Damaged, ValueError, OSError) as problem:
         print(f"error: {_sentence(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -47,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     file = (["file"], {"type": Path, "help": "a file of predictions"})
     data = (["--data-root"], {"type": Path, "required": True, "help": "the folder of FashionIQ, CIRR and CIRCO"})
     to = (["--to"], {"type": Path, "required": True, "help": "the folder to write to"})
-    run = command("run", _run, "run a study's notebooks in order", params, changes)
-    which = run.add_mutually_exclusive_group()
+    running = command("run", _run, "run a study's notebooks in order, but for those that are unchanged", params, changes)
+    running.add_argument("--again", action="store_true", help="run notebooks that are unchanged, too")
+    which = running.add_mutually_exclusive_group()
     which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
     which.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
     command("check", _check, "look at all that a study needs before anything is computed", params, changes)
@@ -64,32 +67,41 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    index = study.run(given.params, given.only, given.first, given.overrides)
+    index = run.run(given.params, given.only, given.first, given.overrides, given.again)
     if given.only in (None, "07_results"):
-        study.main_table(index.parent)
+        run.main_table(_study(given)[1])
     print(f"\n{index}")
     return 0
+
+
+def _study(given: argparse.Namespace) -> tuple[dict, Study]:
+    """Return a study's parameters and its records, as a command sees them."""
+    values = run.read_values(given.params, given.overrides)
+    return values, workspace.find_study(values, given.command)
 
 
 def _check(given: argparse.Namespace) -> int:
     from searle_lib import checking  # this and the others below load torch, which `run` does not need
 
-    return checking.report(*study.opened(given.params, given.overrides, "check"))
+    values, study = _study(given)
+    workspace.draw_world(study.root, values)
+    return checking.report(values, study)
 
 
 def _submit(given: argparse.Namespace) -> int:
     from searle_lib import evaluation, predictions, submissions
 
-    values, here = study.opened(given.params, given.overrides, "submit")
-    _, rankings, made_with = evaluation.left(here.reports)
-    evaluation.check_made_with(made_with, values)
-    for name in made_with["sizes"]:
-        if name.split("/")[1].startswith("test") and submissions.incomplete(name, made_with["sizes"]):
-            print(submissions.incomplete(name, made_with["sizes"]))
+    values, study = _study(given)
+    run.require_same(study, "06_retrieval", values, given.params)
+    _, rankings = evaluation.read_scores(study)
+    sizes = evaluation.made_with(study)["sizes"]
+    for name in sizes:
+        if name.split("/")[1].startswith("test") and submissions.incomplete(name, sizes):
+            print(submissions.incomplete(name, sizes))
     refused = 0
-    files = submissions.write_all(here.reports / "submissions", rankings, made_with["sizes"])
+    files = submissions.write_all(study.reports / "submissions", rankings, sizes)
     for file in files:
-        problems = predictions.validate(file, here.data).problems
+        problems = predictions.validate(file, study.root / values["data_root"]).problems
         refused += bool(problems)
         print(f"{file}: {problems[0] if problems else 'as its server takes it'}")
     if not files:
@@ -98,12 +110,11 @@ def _submit(given: argparse.Namespace) -> int:
 
 
 def _export(given: argparse.Namespace) -> int:
-    from searle_lib import evaluation, exporting
+    from searle_lib import exporting
 
-    values, here = study.opened(given.params, given.overrides, "export")
-    if (here.reports / "made_with.json").is_file():
-        evaluation.check_made_with(json.loads((here.reports / "made_with.json").read_text()), values)
-    for written in exporting.export(here.store.root, here.reports, given.to):
+    values, study = _study(given)
+    run.require_same(study, "06_retrieval", values, given.params)
+    for written in exporting.export(study, given.to):
         print(written)
     return 0
 

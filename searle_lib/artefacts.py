@@ -15,16 +15,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
-FORMAT = 3  # part of every hash; raise it when what a stage writes changes its meaning
+FORMAT = 4  # part of every hash; raise it when what a stage writes changes its meaning
+MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Missing(RuntimeError):
-    """An artefact is needed that another notebook makes."""
+Content = TypeVar("Content")
+DAMAGE = (OSError, SafetensorError, ValueError, LookupError, EOFError, RuntimeError)  # what readers of files raise
+
+
+class Damaged(RuntimeError):
+    """An artefact's files cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +40,36 @@ class Artefact:
     folder: Path
     key: str
 
+    def read(self, load: Callable[[Path], Content]) -> Content:
+        """Return what `load` reads from the folder. Raises Damaged, in one sentence, when its files do not allow it."""
+        try:
+            return load(self.folder)
+        except DAMAGE as problem:
+            said = " ".join(str(problem).split())[:160] or type(problem).__name__
+            raise Damaged(
+                f"artefact {self.folder} is damaged ({said}); delete that folder and run {self._maker()} again."
+            ) from problem
+
+    def _maker(self) -> str:
+        try:
+            return json.loads((self.folder / MANIFEST).read_text())["notebook"] or "what made it"
+        except (OSError, ValueError, LookupError):
+            return "the notebook that made it"
+
 
 @dataclass(frozen=True)
 class Store:
-    """Artefacts below a root, as seen from one notebook (None: from anywhere, where all may be made)."""
+    """Artefacts below a root; `notebook` is the one that makes them, "" outside of a notebook."""
 
     root: Path
-    notebook: str | None = None
+    notebook: str = ""
 
-    def keep(
-        self, name: str, facts: dict, make: Callable[[Path], None], by: str | None = None, what: str = ""
-    ) -> Artefact:
-        """The artefact of that name and those facts; `make(folder)` builds it when it does not exist yet.
-
-        `by` is the notebook whose task it is: seen from another, an absent artefact raises Missing, in a sentence
-        that says what is needed, who makes it, and in which facts the nearest existing one differs.
-        """
+    def keep(self, name: str, facts: dict, make: Callable[[Path], None]) -> Artefact:
+        """Return the artefact of that name and those facts; `make(folder)` builds it when it does not exist yet."""
         key = digest({"format": FORMAT, "name": name, **facts})
         folder = self.root / f"{name}-{key}"
         if folder.exists():
             return Artefact(folder, key)
-        if by and self.notebook not in (None, by):
-            raise Missing(f"notebook {self.notebook} needs {what or name}; run {by} first{self._nearest(name, facts)}.")
         partial = folder.with_name(folder.name + ".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(key)):
@@ -64,7 +78,8 @@ class Store:
             try:
                 partial.mkdir(exist_ok=True)
                 make(partial)
-                write_json(partial / "manifest.json", {"name": name, "key": key, "format": FORMAT, "facts": facts})
+                manifest = {"name": name, "key": key, "format": FORMAT, "notebook": self.notebook, "facts": facts}
+                write_json(partial / MANIFEST, manifest)
                 partial.rename(folder)
             except (OSError, SafetensorError) as problem:
                 if not _is_full(problem):
@@ -83,13 +98,6 @@ class Store:
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         return locks / key
-
-    def _nearest(self, name: str, facts: dict) -> str:
-        there = [json.loads(p.read_text())["facts"] for p in self.root.glob(f"{name}-??????????/manifest.json")]
-        if not there:
-            return ""
-        differing = min((_differing(facts, other) for other in there), key=len)
-        return f" (there is one, but made with {', '.join(differing)})"
 
 
 def digest(facts: object) -> str:
@@ -124,14 +132,3 @@ def _is_full(problem: Exception) -> bool:
     """Whether an error says that there is no room left; safetensors and Arrow say it in words only."""
     words = ("StorageFull", "No space left", "quota exceeded")
     return getattr(problem, "errno", None) in FULL or any(said in str(problem) for said in words)
-
-
-def _differing(wanted: dict, found: dict, prefix: str = "") -> list[str]:
-    differing = []
-    for name in wanted.keys() | found.keys():
-        a, b = wanted.get(name), found.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            differing += _differing(a, b, f"{prefix}{name}.")
-        elif a != b:
-            differing.append(f"{prefix}{name} {b} instead of {a}")
-    return sorted(differing)

@@ -5,6 +5,7 @@ pseudo-word in them are read by `texts`.
 """
 
 import contextlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib import attention, downloads, text_tower
-from searle_lib.artefacts import file_sha256
+from searle_lib.artefacts import file_sha256, write_json
+from searle_lib.store.records import Study
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # of clip's own import, answered by our pins
@@ -134,6 +136,26 @@ def load(name: str, device: str = "cpu", precision: str = "float32") -> Backbone
         ) from problem
     model = model.float().eval().requires_grad_(False).to(place)
     return Backbone(name if published else path.stem, file_sha256(path), model, place, precision)
+
+
+def keep(study: Study, backbone: Backbone) -> None:
+    """Keep which CLIP a study uses, for the notebooks that `read` it."""
+    facts = {"name": backbone.name, "sha256": backbone.sha256}
+    study.keep("clip", facts, lambda folder: write_json(folder / "clip.json", facts))
+
+
+def kept(study: Study) -> dict[str, str]:
+    """Return the name of a study's CLIP and the sha256 of its weights, without loading it."""
+    return study.artefact("02_concepts", "clip").read(lambda folder: json.loads((folder / "clip.json").read_text()))
+
+
+def read(study: Study, device: str) -> Backbone:
+    """Load the CLIP that 02_concepts decided on. Raises ValueError when its file holds other weights by now."""
+    values = study.settings("02_concepts")
+    backbone = load(study.path(values["clip_model"]), device, values["precision"])
+    if backbone.sha256 != kept(study)["sha256"]:
+        raise ValueError(f"clip_model {values['clip_model']} is another file than 02_concepts read; run 02_concepts again.")
+    return backbone
 
 
 def find_device(name: str) -> torch.device:

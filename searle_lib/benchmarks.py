@@ -1,17 +1,24 @@
 """FashionIQ, CIRR and CIRCO in one form: a gallery and queries, as tables.
 
-Everything in which the three benchmarks differ once their files are read (`annotations`) stands in PROTOCOLS.
+Everything in which the three benchmarks differ once their files are read (`annotations`) stands in PROTOCOLS. Notebook
+02_concepts keeps the benchmarks of a study; later ones read what it kept, and so cannot disagree about it.
 """
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from searle_lib import annotations
-from searle_lib.artefacts import digest
+from searle_lib.artefacts import digest, write_json
+from searle_lib.store.records import Study
 
+EXAMPLE_FROM, EXAMPLE_ROW = ("circo", "cirr", "fashioniq"), 3  # data sets in order, and the query's row
+IMAGENET = "imagenet/test"  # the list of unlabeled images
+IMAGE_LISTS = ("unlabeled", "references")  # kinds of images that may get pseudo-words of their own
 EVALUATE = ("validation", "test")
 FASHIONIQ_GALLERIES = ("split", "union")
 
@@ -101,6 +108,16 @@ class Benchmark:
         return PROTOCOLS[self.dataset]
 
     @property
+    def of_split(self) -> str:
+        """As in "cirr/val": data set and split, without the category."""
+        return f"{self.dataset}/{self.split}"
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its targets are known, so that it is scored here and not by a server."""
+        return self.split == self.protocol.validation
+
+    @property
     def name(self) -> str:
         """As in "cirr/val", or "fashioniq/val/dress" where there are several categories."""
         return name_of(self.dataset, self.split, self.category)
@@ -111,9 +128,62 @@ class Benchmark:
         return len(self.queries), len(self.gallery)
 
     @property
+    def evaluated_on(self) -> str:
+        """How much of the data set is evaluated, "n of N" queries and images, and which gallery FashionIQ has."""
+        (queries, images), (all_queries, all_images) = self.there, self.whole
+        counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
+        if len(self.protocol.categories) == 1:
+            return counts
+        return counts + (" (union gallery)" if self.images.endswith("-union") else " (split gallery)")
+
+    @property
     def key(self) -> str:
         """Stands for the queries and the gallery's ids, in order."""
         return digest([self.queries.to_dict("records"), list(self.gallery["image"])])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query that all notebooks follow: a row of a benchmark's queries."""
+
+    benchmark: Benchmark
+    row: int
+
+    @property
+    def query(self) -> pd.Series:
+        """The query's row: reference, sentences, target, ground_truths."""
+        return self.benchmark.queries.iloc[self.row]
+
+    @property
+    def images(self) -> str:
+        """The list of images that holds the reference."""
+        return f"{self.benchmark.of_split}/references"
+
+    def list_in(self, lists: Iterable[str]) -> str:
+        """Return the list of images that holds the reference if it is among `lists`, else the first of them."""
+        lists = list(lists)
+        return self.images if self.images in lists else lists[0]
+
+
+def example(benchmarks: Iterable[Benchmark]) -> Example:
+    """Return the running example of a study: a query of CIRCO's validation split, else of CIRR's or FashionIQ's.
+
+    A study without a validation split takes a query of a test split, whose target is secret.
+    """
+    order = {dataset: place for place, dataset in enumerate(EXAMPLE_FROM)}
+    benchmark = min(benchmarks, key=lambda one: (not one.is_scored, order[one.dataset]))
+    return Example(benchmark, min(EXAMPLE_ROW, len(benchmark.queries) - 1))
+
+
+def first_example(data_root: Path) -> Example:
+    """Return the example of a data root before a study has decided on its data sets.
+
+    Raises FileNotFoundError when no data set lies there.
+    """
+    for dataset in EXAMPLE_FROM:
+        if (Path(data_root) / annotations.FOLDERS[dataset]).is_dir():
+            return example(load(dataset, data_root, PROTOCOLS[dataset].validation))
+    raise FileNotFoundError(f"{data_root} holds none of FashionIQ, CIRR and CIRCO; put one there, or correct data_root.")
 
 
 def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "split") -> list[Benchmark]:
@@ -170,6 +240,45 @@ def names(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[t
 def name_of(dataset: str, split: str, category: str) -> str:
     """As in "cirr/val", or "fashioniq/val/dress" where there are several categories."""
     return f"{dataset}/{split}" + (f"/{category}" if len(PROTOCOLS[dataset].categories) > 1 else "")
+
+
+def by_split(benchmarks: Iterable[Benchmark]) -> dict[str, list[Benchmark]]:
+    """Return the benchmarks of each split, by name as in "cirr/val"."""
+    splits: dict[str, list[Benchmark]] = {}
+    for benchmark in benchmarks:
+        splits.setdefault(benchmark.of_split, []).append(benchmark)
+    return splits
+
+
+def keep(study: Study, benchmarks: Iterable[Benchmark], data_root: Path) -> None:
+    """Keep benchmarks, paths of pictures below the data root, for the notebooks that `read` them."""
+    for benchmark in benchmarks:
+        gallery = benchmark.gallery.assign(path=[os.path.relpath(path, data_root) for path in benchmark.gallery["path"]])
+        names = {name: getattr(benchmark, name) for name in ("dataset", "split", "category", "images", "whole")}
+        facts = names | {"queries": benchmark.key, "paths": digest(list(gallery["path"]))}
+
+        def make(folder: Path, benchmark=benchmark, gallery=gallery, names=names) -> None:
+            gallery.to_parquet(folder / "gallery.parquet", index=False)
+            benchmark.queries.to_parquet(folder / "queries.parquet", index=False)
+            write_json(folder / "benchmark.json", names)
+
+        study.keep(f"benchmarks/{benchmark.name}", facts, make)
+
+
+def read(study: Study) -> list[Benchmark]:
+    """Return the benchmarks of a study, as 02_concepts kept them, in order."""
+    data_root = study.settings("02_concepts")["data_root"]
+    root = Path(study.path(data_root))
+
+    def load(folder: Path) -> Benchmark:
+        names = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
+        gallery, queries = (pd.read_parquet(folder / f"{table}.parquet") for table in ("gallery", "queries"))
+        for column in ("sentences", "ground_truths", "group", "aspects"):
+            queries[column] = queries[column].map(list)
+        gallery["path"] = [str(root / path) for path in gallery["path"]]
+        return Benchmark(**names | {"whole": tuple(names["whole"])}, gallery=gallery, queries=queries)
+
+    return [artefact.read(load) for artefact in study.artefacts("02_concepts", "benchmarks").values()]
 
 
 def reference_table(loaded: list[Benchmark]) -> pd.DataFrame:

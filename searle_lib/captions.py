@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from searle_lib import images
+from searle_lib import annotations, images, readable
 from searle_lib.artefacts import digest, write_json
+from searle_lib.store.records import Study
 
 SPLITS = ("reference", "sane")
 PROMPT = "a picture of"
@@ -135,6 +136,23 @@ def make(
     write(path, Captions(*map(tuple, zip(*rows, strict=True))))
     aside.unlink()
     return path
+
+
+def of_study(
+    study: Study, file: str, blip_model: str, how: str, device: str, fti_weights: str = ""
+) -> tuple[pd.DataFrame, Captions]:
+    """Return the study's unlabeled images that have captions, columns image and path, and the captions.
+
+    BLIP writes the file where it does not exist. Both are empty where the network is brought, as `fti_weights`.
+    """
+    if fti_weights:
+        return pd.DataFrame({"image": [], "path": []}), Captions((), (), ())
+    values = study.settings("02_concepts")
+    listed = annotations.imagenet(Path(study.path(values["data_root"])))
+    unlabeled = readable.unlabeled(study)
+    written = make(study.path(file), unlabeled, blip_model, how, device, workers=values["workers"])
+    captions = read(written, list(unlabeled["image"]), how, list(listed["image"]))
+    return unlabeled.set_index("image").loc[list(captions.ids)].reset_index(), captions
 
 
 def spacy_tagger(model: str = "en_core_web_sm") -> Tag:

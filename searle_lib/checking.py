@@ -11,21 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from searle_lib import estimates, findings
-from searle_lib.workspace import Workspace
+from searle_lib.store.records import Study
 
 
-def report(values: Mapping, here: Workspace) -> int:
-    """Print what a study needs and will take; 0 when it can run, 1 when there is a problem."""
+def report(values: Mapping, study: Study) -> int:
+    """Print what a study needs and will take; return 0 when it can run, 1 when there is a problem."""
     console = Console(highlight=False, soft_wrap=False)
-    loaded, first = findings.clip(values, here)
+    loaded, first = findings.clip(values, study)
     found = [first]
-    found += findings.models(values, here, loaded)
-    found += findings.given(values, here, loaded)
-    found += findings.data(values, here)
+    found += findings.models(values, study, loaded)
+    found += findings.brought(values, study, loaded)
+    found += findings.data(values, study)
     console.print(_findings(found))
     problems = list(dict.fromkeys(problem for finding in found for problem in finding.problems))
     if loaded:
-        problems += _estimates(values, here, loaded, console, complete=not problems)
+        problems += _estimates(values, study, loaded, console, complete=not problems)
     for problem in problems:
         console.print(f"problem: {problem}", soft_wrap=True, markup=False)
     number = f"{len(problems)} problem" + "s" * (len(problems) > 1)
@@ -42,10 +42,10 @@ def _findings(found: list[findings.Finding]) -> Table:
     return table
 
 
-def _estimates(values: Mapping, here: Workspace, clip, console: Console, complete: bool) -> list[str]:
-    """Print what the study will take; problems where the machine has less."""
+def _estimates(values: Mapping, study: Study, clip, console: Console, complete: bool) -> list[str]:
+    """Print what the study will take; return a problem for each thing of which the machine has less."""
     try:
-        load = estimates.workload(values, here)
+        load = estimates.workload(values, study)
     except (OSError, ValueError):
         if complete:
             raise
@@ -55,7 +55,7 @@ def _estimates(values: Mapping, here: Workspace, clip, console: Console, complet
     table = Table("it will take", "", "arithmetic", box=box.SIMPLE)
     for name, size in sizes.items():
         table.add_row(f"disk: {name}", _bytes(size), "")
-    root = next(folder for folder in (here.store.root, *here.store.root.parents) if folder.exists())
+    root = next(folder for folder in (study.store.root, *study.store.root.parents) if folder.exists())
     free = shutil.disk_usage(root).free
     table.add_row("disk, all", _bytes(sum(sizes.values())), f"free in {root}: {_bytes(free)}")
     needed, there = estimates.memory(clip, load), estimates.machine_memory()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from searle_lib.artefacts import written_aside
+from searle_lib.artefacts import Artefact, written_aside
 
 STATE = "training.safetensors"
 LOG = "log.csv"
@@ -58,12 +58,25 @@ def write_log(log: pd.DataFrame, path: Path) -> None:
         log.to_csv(aside, index=False)
 
 
-def kept_epoch(name: str, checkpoint: str, epochs: int, save_every: int) -> int:
-    """The epoch that a checkpoint parameter names: "last", or one that is kept. Raises ValueError for another."""
-    kept = [*range(save_every, epochs, save_every), epochs]
+def file_of(folder: Path, name: str, epoch: int) -> Path:
+    """Return the file of the weights that a training keeps of an epoch."""
+    return folder / f"{name}-{epoch:03d}.safetensors"
+
+
+def kept_epochs(training: Artefact, name: str) -> list[int]:
+    """Return the epochs whose weights a training keeps, in order."""
+    return sorted(int(path.stem.rpartition("-")[2]) for path in training.folder.glob(f"{name}-*.safetensors"))
+
+
+def epoch_named(name: str, checkpoint: str, training: Artefact) -> int:
+    """Return the epoch that a checkpoint parameter names: "last", or one that is kept. Raises ValueError for another."""
+    kept = kept_epochs(training, name)
+    if not kept:
+        raise ValueError(f"{training.folder} holds no weights; delete that folder and run the training again.")
     if checkpoint != "last" and checkpoint not in map(str, kept):
         raise ValueError(
-            f"{name}_checkpoint is {checkpoint}; with {name}_save_every {save_every} the epochs that are kept are "
-            f"{', '.join(map(str, kept))}, the last of them also called last."
+            f"{name}_checkpoint is {checkpoint}; the epochs that this training kept are {', '.join(map(str, kept))}, "
+            f"the last of them also called last. To keep others, set {name}_save_every, delete {training.folder} and "
+            "train again."
         )
-    return epochs if checkpoint == "last" else int(checkpoint)
+    return kept[-1] if checkpoint == "last" else int(checkpoint)

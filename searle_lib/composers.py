@@ -2,10 +2,10 @@
 
 `compose(references, sentences)` gives unit vectors [N, d]: references are image ids, sentences the modifying
 sentences of each query, whose unit features are averaged (FashionIQ's two captions are read in both orders).
-Retrieval, metrics and submissions know nothing else of a method; a new one is a class and a line in METHODS.
+Retrieval, metrics and submissions know nothing else of a method; a new one is a class here and a line in `methods`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,24 +116,6 @@ class Fti4CirQueries:
             some = Words(*(value[rows].to(self.backbone.device) for value in vars(words).values()))
             features.append(fti_prompts.query(self.backbone, some, [texts[row] for row in rows.tolist()], parts).cpu())
         return _averaged(torch.cat(features), owners, len(sentences))
-
-
-METHODS: dict[str, Callable[[Sources], Composer]] = {
-    "Image-only": ImageOnly,
-    "Text-only": TextOnly,
-    "Image+Text": ImageAndText,
-    "SEARLE": Searle,
-    "SEARLE-OTI": SearleOti,
-    "FTI4CIR": Fti4CirQueries,
-}
-
-
-def compose_with(methods: Sequence[str], sources: Sources) -> dict[str, Composer]:
-    """Composers of the named methods. Raises ValueError for a name that METHODS does not hold."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise ValueError(f"there is no method {unknown[0]}; methods may name {', '.join(METHODS)}.")
-    return {method: METHODS[method](sources) for method in methods}
 
 
 def _read(backbone: Backbone, sentences: Sequence[Sequence[str]], words: Tensor | None = None) -> Tensor:

@@ -4,6 +4,8 @@ A name is represented by the mean of 24 templates' text features. Concepts guide
 about them keep a pseudo-word in the region of CLIP's text space where real words live.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +15,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import authors, plan
-from searle_lib.artefacts import Store, digest, file_sha256
+from searle_lib import authors
+from searle_lib.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.backbone import Backbone, tokenize
 from searle_lib.embeddings import Embeddings
+from searle_lib.releases import folders
 from searle_lib.retrieval import top_k
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 from searle_lib.texts import encode_texts
 
+NAMES = "names.json"
 TEMPLATES = (  # "An illustrations of" stands so in the authors' code
     "This is a photo of a {}",
     "This photo contains a {}",
@@ -106,32 +112,85 @@ def associate(
     images: Embeddings,
     vocabulary: Vocabulary,
     depth: int,
-    given: str = "",
+    concepts_root: str = "",
     batch_size: int = 512,
 ) -> Concepts:
-    """The `depth` nearest concepts of every image, kept in the store; notebook 02_concepts makes them.
+    """Return the `depth` nearest concepts of every image, kept in the store.
 
-    `given` is a folder of the authors' concept files (similar_concepts); image lists that it has are not computed.
+    `concepts_root` is a folder of the authors' concept files (similar_concepts); image lists that it has are taken
+    from there instead of being computed.
     """
-    file = plan.given_concepts(given, images.name, backbone.name)
+    file = folders.find_concepts(concepts_root, images.name, backbone.name)
+    facts = {"images": images.key, "depth": depth}
     if file:
-        names, rows = authors.read_concepts(file, images.ids)
-        return Concepts(images.ids, rows[:, :depth], names, digest([file_sha256(file), list(images.ids), depth]))
-    facts = {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
-    what = f"concepts of {images.name} for {backbone.name}"
+        facts |= {"sha256": file_sha256(file), "ids": digest(list(images.ids)), "code": code_digest(authors.read_concepts)}
+    else:
+        facts |= {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
+        facts["code"] = code_digest(concept_embeddings, top_k)
 
     def embed(folder: Path) -> None:
-        save_file(
-            {"embeddings": concept_embeddings(backbone, vocabulary.names, batch_size)}, folder / "text.safetensors"
-        )
+        features = concept_embeddings(backbone, vocabulary.names, batch_size)
+        save_file({"embeddings": features}, folder / "text.safetensors")
 
     def rank(folder: Path) -> None:
-        text = store.keep("vocabulary-features", facts, embed)
-        embeddings = load_file(text.folder / "text.safetensors")["embeddings"]
-        unit = F.normalize(images.vectors, dim=-1)
-        save_file({"rows": top_k(unit, embeddings, depth)}, folder / "concepts.safetensors")
+        if file:
+            names, rows = authors.read_concepts(file, images.ids)
+        else:
+            of_vocabulary = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
+            text = store.keep("vocabulary-features", of_vocabulary, embed)
+            features = text.read(lambda place: load_file(place / "text.safetensors")["embeddings"])
+            names, rows = vocabulary.names, top_k(F.normalize(images.vectors, dim=-1), features, depth)
+        save_file({"rows": rows[:, :depth].contiguous()}, folder / "concepts.safetensors")
+        write_json(folder / NAMES, {"ids": images.ids, "names": names})
 
-    name = f"concepts/{images.name.replace('/', '-')}"
-    kept = store.keep(name, {**facts, "images": images.key, "depth": depth}, rank, "02_concepts", what)
-    rows = load_file(kept.folder / "concepts.safetensors")["rows"]
-    return Concepts(images.ids, rows, vocabulary.names, kept.key)
+    return store.keep(f"concepts/{images.name}", facts, rank).read(load)
+
+
+def associate_all(
+    study: Study,
+    backbone: Backbone,
+    lists: Mapping[str, Embeddings],
+    depth: int,
+    concepts_root: str = "",
+    batch_size: int = 512,
+) -> dict[str, Concepts]:
+    """Return the concepts of several lists of images by name, from the vocabulary that 01_phrases kept."""
+    vocabulary = read_names(study) if lists else None
+    root = study.path(concepts_root)
+    return {
+        name: associate(study, backbone, images, vocabulary, depth, root, batch_size) for name, images in lists.items()
+    }
+
+
+def captions(concepts: Concepts | None, count: int, images: int) -> list[str]:
+    """Return the first names of the first images of a list, a line an image; empty lines where it has no concepts."""
+    return [""] * images if concepts is None else [", ".join(row) for row in concepts.table(count)[:images].to_numpy()]
+
+
+def keep_vocabulary(study: Study, path: str) -> Vocabulary:
+    """Read a vocabulary and keep its names for the notebooks that `read_names`. Raises as `read_vocabulary` does."""
+    vocabulary = read_vocabulary(path)
+    study.keep("vocabulary", {"names": vocabulary.key}, lambda place: write_json(place / NAMES, vocabulary.names))
+    return vocabulary
+
+
+def read_names(study: Study) -> Vocabulary:
+    """Return the vocabulary that 01_phrases kept."""
+
+    def load_names(folder: Path) -> Vocabulary:
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return Vocabulary(tuple(names), digest(names))
+
+    return study.artefact("01_phrases", "vocabulary").read(load_names)
+
+
+def read(study: Study, images: str) -> Concepts:
+    """Return the concepts of a list of images that 02_concepts kept."""
+    return study.artefact("02_concepts", f"concepts/{images}").read(load)
+
+
+def load(folder: Path) -> Concepts:
+    """Read concepts from an artefact's folder."""
+    facts = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    rows = load_file(folder / "concepts.safetensors")["rows"]
+    return Concepts(tuple(facts["ids"]), rows, tuple(facts["names"]), folder.name.rpartition("-")[2])

@@ -4,25 +4,40 @@
 OTI tokens by a contrastive loss, and to the phrases of the images' concepts as OTI's were.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from searle_lib import authors, checkpoints, downloads, phrase_bank, randomness, texts
-from searle_lib.artefacts import Store, file_sha256
+from searle_lib import (
+    authors,
+    checkpoints,
+    concepts,
+    downloads,
+    embeddings,
+    inversion,
+    phrase_bank,
+    phrases,
+    randomness,
+    texts,
+)
+from searle_lib.artefacts import Artefact, Store, file_sha256, write_json
 from searle_lib.backbone import Backbone
+from searle_lib.benchmarks import IMAGENET
 from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
+from searle_lib.methods import is_trained
 from searle_lib.phrase_bank import PhraseBank
 from searle_lib.phrases import Phrases
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 from searle_lib.texts import Laid
 
 RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md, section 4)
@@ -31,12 +46,7 @@ RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md,
 }
 
 
-@dataclass(frozen=True)
-class Validation:
-    """What a training asks after an epoch: metrics of a network by name; the key stands for the queries behind them."""
-
-    metrics: Callable[[nn.Module], dict[str, float]] = lambda network: {}
-    key: str = "none"
+EPOCH = "epoch.json"  # beside the weights: of which epoch they are
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,6 @@ class Settings:
     lambda_gpt: float = 0.75
     temperature: float = 0.25
     top_k: int = 150
-    validate_every: int = 1
-    save_every: int = 5
     seed: int = 42
 
 
@@ -79,14 +87,14 @@ class Phi(nn.Module):
 
 @dataclass(frozen=True)
 class Distilled:
-    """A trained φ in eval mode, its key, and the log by epoch: losses, and metrics where validated."""
+    """A φ in eval mode, its key, and the epoch of its training that it is of, 0 where it was brought."""
 
     phi: Phi
-    log: pd.DataFrame
     key: str
+    epoch: int
 
 
-def distil(
+def train(
     store: Store,
     backbone: Backbone,
     images: Embeddings,
@@ -94,44 +102,63 @@ def distil(
     concepts: Concepts,
     phrases: Phrases,
     settings: Settings,
-    validation: Validation = Validation(),
-    checkpoint: str = "last",
+    save_every: int = 5,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
-) -> Distilled:
-    """φ trained on the images' OTI tokens, kept in the store; notebook 04_phi trains it.
+) -> Artefact:
+    """Return the training of φ on the images' OTI words: weights of every kept epoch, and the log.
 
-    `checkpoint` is "last" or the number of an epoch that was saved; `on_epoch` sees every new row of the log. A cut-off
-    training goes on from its last finished epoch.
-    Raises ValueError for a checkpoint that was not saved and for fewer images than a batch.
+    A cut-off training goes on from its last finished epoch. Raises ValueError for fewer images than a batch.
+
+    Args:
+        store: where the training is kept.
+        backbone: the frozen CLIP.
+        images: the images' embeddings.
+        tokens: their OTI words, the targets.
+        concepts: their nearest concepts, whose phrases are used.
+        phrases: all phrases.
+        settings: what determines φ.
+        save_every: epochs between checkpoints that are kept; changes no result.
+        on_epoch: is called with every new row of the log.
     """
     if len(images.ids) < settings.batch_size:
         raise ValueError(
             f"phi_batch_size is {settings.batch_size} but {images.name} has {len(images.ids)} images; lower it."
         )
-    epoch = checkpoints.kept_epoch("phi", checkpoint, settings.epochs, settings.save_every)
     facts = asdict(settings) | {"images": images.key, "tokens": tokens.key, "concepts": concepts.key}
-    facts |= {"phrases": phrases.key, "precision": backbone.precision, "validation": validation.key}
-    facts["clip"] = backbone.sha256
+    facts |= {"phrases": phrases.key, "precision": backbone.precision, "clip": backbone.sha256}
+    facts["code"] = code_digest(Training)
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
         training = Training(folder, backbone, images, tokens, concepts, bank, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="φ", mininterval=2) as bar:
             while training.epoch < settings.epochs:
-                on_epoch(training.run_epoch(validation))
+                on_epoch(training.run_epoch())
+                training.save(save_every)
                 bar.update()
         checkpoints.finish(folder)
 
-    kept = store.keep("phi", facts, make, "04_phi", f"φ for {backbone.name}")
-    file = kept.folder / f"phi-{epoch:03d}.safetensors"
-    phi = Phi(backbone.dimension, backbone.width, settings.dropout)
-    phi.load_state_dict(load_file(file))
-    log = pd.read_csv(kept.folder / checkpoints.LOG)
-    return Distilled(phi.eval().to(backbone.device), log, f"{kept.key}/{file.stem}")
+    return store.keep("phi-training", facts, make)
 
 
-def pretrained(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
-    """A φ that is there: a file in the authors' form, or a name of RELEASES, which is fetched once.
+def choose(store: Store, backbone: Backbone, training: Artefact, checkpoint: str, dropout: float = 0.5) -> Distilled:
+    """Return φ at "last" or a numbered epoch of its training, kept apart as the one that the study uses.
+
+    Raises ValueError for an epoch that was not kept.
+    """
+    epoch = checkpoints.epoch_named("phi", checkpoint, training)
+    weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "phi", epoch)))
+
+    def make(folder: Path) -> None:
+        checkpoints.save_weights(weights, folder / "phi.safetensors")
+        write_json(folder / EPOCH, {"epoch": epoch, "dropout": dropout})
+
+    kept = store.keep("phi", {"training": training.key, "epoch": epoch}, make)
+    return kept.read(lambda folder: load(folder, backbone))
+
+
+def bring(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
+    """Return a pretrained φ from a file in the authors' format, or download a published one by name.
 
     Raises ValueError, in one sentence, when it is neither, is not safe to read or belongs to another CLIP, and
     ConnectionError when it cannot be fetched.
@@ -140,16 +167,53 @@ def pretrained(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
 
     def make(folder: Path) -> None:
         checkpoints.save_weights(authors.read_phi(path, backbone.dimension, backbone.width), folder / "phi.safetensors")
+        write_json(folder / EPOCH, {"epoch": 0, "dropout": 0.5})
 
-    facts = {"sha256": file_sha256(path), "clip": backbone.sha256}
-    kept = store.keep("phi-given", facts, make, what=f"φ of {checkpoint}")
+    facts = {"sha256": file_sha256(path), "clip": backbone.sha256, "code": code_digest(authors.read_phi)}
+    return store.keep("phi", facts, make).read(lambda folder: load(folder, backbone))
+
+
+def make_phi(
+    study: Study,
+    backbone: Backbone,
+    settings: Settings,
+    checkpoint: str = "last",
+    save_every: int = 5,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> tuple[Distilled, Artefact | None]:
+    """Return the φ of a study, trained on what earlier notebooks made or brought, and its training, None where brought.
+
+    Raises as `train`, `choose` and `bring` do.
+    """
+    if not is_trained(checkpoint):
+        return bring(study, backbone, study.path(checkpoint)), None
+    images, words = embeddings.read(study, IMAGENET), inversion.read(study, IMAGENET).tokens
+    known = (images, words, concepts.read(study, IMAGENET), phrases.read(study))
+    training = train(study, backbone, *known, settings, save_every, on_epoch)
+    return choose(study, backbone, training, checkpoint, settings.dropout), training
+
+
+def read(study: Study, backbone: Backbone) -> Distilled:
+    """Return the φ that 04_phi kept."""
+    return study.artefact("04_phi", "phi").read(lambda folder: load(folder, backbone))
+
+
+def load(folder: Path, backbone: Backbone) -> Distilled:
+    """Read φ from an artefact's folder."""
+    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
+    phi = network_of(backbone, load_file(folder / "phi.safetensors"))
+    return Distilled(phi, folder.name.rpartition("-")[2], facts["epoch"])
+
+
+def network_of(backbone: Backbone, weights: dict[str, Tensor]) -> Phi:
+    """Return φ with these weights, on the CLIP's device, in eval mode and frozen."""
     phi = Phi(backbone.dimension, backbone.width)
-    phi.load_state_dict(load_file(kept.folder / "phi.safetensors"))
-    return Distilled(phi.eval().requires_grad_(False).to(backbone.device), pd.DataFrame(), kept.key)
+    phi.load_state_dict(weights)
+    return phi.eval().requires_grad_(False).to(backbone.device)
 
 
 def file_of(checkpoint: str) -> Path:
-    """The file of a φ that is there, fetched once if it is a published one; raises as `pretrained` does."""
+    """The file of a φ that is there, fetched once if it is a published one; raises as `bring` does."""
     if checkpoint in RELEASES:
         return downloads.fetch(RELEASES[checkpoint], downloads.cache() / f"{checkpoint}.pt")
     if not Path(checkpoint).is_file():
@@ -187,8 +251,8 @@ class Training:
         )
         self.epoch, self.log = checkpoints.resume(folder, self.phi, self.optimizer)
 
-    def run_epoch(self, validation: Validation) -> dict[str, float]:
-        """Train one epoch, validate and save as the settings say; the new row of the log."""
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch; return the new row of the log."""
         self.phi.train()
         torch.manual_seed(int(randomness.keys(self.settings.seed, "phi-epoch", [self.epoch])[0] >> np.uint64(1)))
         batches = torch.randperm(len(self.images)).split(self.settings.batch_size)
@@ -200,14 +264,16 @@ class Training:
         read = [texts.lay_out(self.backbone, [spliced[rows]], pairs) for rows in whole]
         on_device = [rows.to(self.images.device) for rows in whole]
         losses = [self._step(rows, laid, plain[rows]) for rows, laid in zip(on_device, read, strict=True)]
-        distil, gpt = torch.stack(losses).mean(0).tolist()
+        means = torch.stack(losses).mean(0).tolist()
         self.epoch += 1
-        row = {"epoch": self.epoch, "distil": distil, "gpt": gpt}
-        if self.epoch % self.settings.validate_every == 0 or self.epoch == self.settings.epochs:
-            row |= validation.metrics(self.phi.eval())
-        self.log.append(row)
-        self._save()
-        return row
+        self.log.append({"epoch": self.epoch} | dict(zip(("distil", "gpt"), means, strict=True)))
+        return self.log[-1]
+
+    def save(self, save_every: int) -> None:
+        """Save what a cut-off training goes on from, and every so many epochs a checkpoint that is kept."""
+        if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
+            checkpoints.save_weights(self.phi.state_dict(), checkpoints.file_of(self.folder, "phi", self.epoch))
+        checkpoints.save(self.folder, self.phi, self.optimizer, self.epoch, self.log)
 
     def _step(self, rows: Tensor, laid: Laid, plain: Tensor) -> Tensor:
         """One step on a batch of rows, all of it on the device already; its losses, distil and gpt."""
@@ -226,8 +292,3 @@ class Training:
         """A phrase row [N] for each image in this epoch: a concept drawn uniformly, then one of its phrases."""
         concept, phrase = randomness.uniform(self.keys, 2 * self.epoch, 2).T
         return torch.from_numpy(self.choices.of_one(concept, phrase))
-
-    def _save(self) -> None:
-        if self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs:
-            checkpoints.save_weights(self.phi.state_dict(), self.folder / f"phi-{self.epoch:03d}.safetensors")
-        checkpoints.save(self.folder, self.phi, self.optimizer, self.epoch, self.log)

@@ -4,7 +4,8 @@ CLIP's are computed once for a whole image list and kept; every stage and method
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import images, shards
-from searle_lib.artefacts import Store, digest
+from searle_lib import images, readable, shards
+from searle_lib.artefacts import Store, write_json
 from searle_lib.backbone import Backbone, encode_images
-from searle_lib.benchmarks import Benchmark
+from searle_lib.benchmarks import IMAGENET, Benchmark, by_split, reference_table
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 
 SHARD = 4096
+IMAGES = "images.json"  # beside an artefact's vectors: whose they are
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,16 @@ def encode(
     store: Store,
     backbone: Backbone,
     name: str,
-    gallery: pd.DataFrame,
+    table: pd.DataFrame,
     preprocess: str,
     batch_size: int = 256,
     workers: int = 2,
-    by: str | None = "02_concepts",
 ) -> Embeddings:
-    """The embeddings of the images of a table with columns image and path, kept in the store; notebook `by` makes them.
+    """Return the embeddings of the images of a table with columns image and path, kept in the store.
 
     Raises FileNotFoundError or ValueError that names the first image that is missing or broken.
     """
-    ids, paths = tuple(gallery["image"]), [Path(path) for path in gallery["path"]]
-    facts = {
-        "clip": backbone.sha256,
-        "preprocess": preprocess,
-        "images": images_fingerprint(ids, paths),
-        "precision": backbone.precision,
-    }
+    ids, paths = tuple(table["image"]), [Path(path) for path in table["path"]]
 
     def work(first: int, end: int) -> dict[str, Tensor]:
         pixels = images.batches(paths[first:end], backbone.resolution, preprocess, batch_size, workers)
@@ -80,47 +77,102 @@ def encode(
         vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
         if not torch.isfinite(vectors["vectors"]).all():
             raise ValueError(f"{backbone.name} gives embeddings of {name} that are not finite; use precision float32.")
-        save_file(vectors, folder / "embeddings.safetensors")
+        _save(folder, name, ids, vectors["vectors"], backbone)
         shards.clear(folder / "shards")
 
-    what = f"image embeddings of {name} for {backbone.name}"
-    kept = store.keep(f"embeddings/{name.replace('/', '-')}", facts, make, by, what)
-    return Embeddings(
-        name, ids, load_file(kept.folder / "embeddings.safetensors")["vectors"], kept.key, backbone.sha256
-    )
+    return store.keep(f"embeddings/{name}", facts_of(backbone, table, preprocess), make).read(load)
 
 
 def encode_galleries(
     store: Store,
     backbone: Backbone,
-    splits: dict[str, list[Benchmark]],
+    benchmarks: Iterable[Benchmark],
     preprocess: str,
     batch_size: int = 256,
     workers: int = 2,
 ) -> dict[str, Embeddings]:
-    """The embeddings of every gallery by its name; one that several splits share is encoded once.
-
-    Whichever notebook needs them first makes them: a study with a given φ starts at 06_retrieval.
-    """
+    """Return the embeddings of every gallery by its name; one that several benchmarks share is encoded once."""
     galleries: dict[str, Embeddings] = {}
-    for benchmark in (benchmark for loaded in splits.values() for benchmark in loaded):
+    for benchmark in benchmarks:
         if benchmark.images not in galleries:
-            table = benchmark.gallery
-            found = encode(store, backbone, benchmark.images, table, preprocess, batch_size, workers, by=None)
-            galleries[benchmark.images] = found
+            reading = (preprocess, batch_size, workers)
+            galleries[benchmark.images] = encode(store, backbone, benchmark.images, benchmark.gallery, *reading)
     return galleries
 
 
-def of_references(name: str, loaded: list[Benchmark], galleries: dict[str, Embeddings]) -> Embeddings:
-    """The embeddings of a split's reference images, each once, in order of first use."""
-    rows = {
-        reference: galleries[benchmark.images].of([reference])
-        for benchmark in loaded
-        for reference in dict.fromkeys(benchmark.queries["reference"])
+def keep_references(
+    store: Store, backbone: Backbone, loaded: list[Benchmark], galleries: dict[str, Embeddings], preprocess: str
+) -> Embeddings:
+    """Return the embeddings of a split's reference images, each once, in order of first use, kept in the store.
+
+    The key is that of the pictures themselves. So another gallery around them leaves their pseudo-words as they are.
+    """
+    name, table = f"{loaded[0].of_split}/references", reference_table(loaded)
+    gallery_of = {reference: b.images for b in loaded for reference in b.queries["reference"]}
+
+    def make(folder: Path) -> None:
+        vectors = torch.cat([galleries[gallery_of[image]].of([image]) for image in table["image"]])
+        _save(folder, name, tuple(table["image"]), vectors, backbone)
+
+    return store.keep(f"embeddings/{name}", facts_of(backbone, table, preprocess), make).read(load)
+
+
+def keep_all_references(
+    store: Store, backbone: Backbone, benchmarks: Iterable[Benchmark], galleries: dict[str, Embeddings], preprocess: str
+) -> dict[str, Embeddings]:
+    """Return the embeddings of the references of every split, by the name of the list."""
+    splits = by_split(benchmarks).values()
+    lists = [keep_references(store, backbone, loaded, galleries, preprocess) for loaded in splits]
+    return {images.name: images for images in lists}
+
+
+def encode_unlabeled(
+    study: Study,
+    backbone: Backbone,
+    images_to_invert: Sequence[str],
+    preprocess: str,
+    batch_size: int,
+    workers: int,
+) -> dict[str, Embeddings]:
+    """Return the embeddings of the unlabeled pictures, if some method inverts them, by the name of the list."""
+    if "unlabeled" not in images_to_invert:
+        return {}
+    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled(study), preprocess, batch_size, workers)}
+
+
+def to_invert(
+    images_to_invert: Sequence[str], unlabeled: dict[str, Embeddings], references: dict[str, Embeddings]
+) -> dict[str, Embeddings]:
+    """Return the lists of images that get concepts and pseudo-words, by name."""
+    return unlabeled | (references if "references" in images_to_invert else {})
+
+
+def read(study: Study, name: str) -> Embeddings:
+    """Return the embeddings of a gallery or list of images that 02_concepts kept."""
+    return study.artefact("02_concepts", f"embeddings/{name}").read(load)
+
+
+def facts_of(backbone: Backbone, table: pd.DataFrame, preprocess: str) -> dict:
+    """Return what determines the embeddings and the patch tokens of the images of a table."""
+    return {
+        "clip": backbone.sha256,
+        "preprocess": preprocess,
+        "images": images_fingerprint(table["image"], map(Path, table["path"])),
+        "precision": backbone.precision,
+        "code": code_digest(encode_images, images.to_pixels, images.read),
     }
-    ids = tuple(rows)
-    key = digest([[galleries[benchmark.images].key for benchmark in loaded], list(ids)])
-    return Embeddings(f"{name}/references", ids, torch.cat(list(rows.values())), key)
+
+
+def load(folder: Path) -> Embeddings:
+    """Read embeddings, or other vectors of images, from an artefact's folder."""
+    facts = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
+    vectors = load_file(folder / "embeddings.safetensors")["vectors"]
+    return Embeddings(facts["name"], tuple(facts["ids"]), vectors, folder.name.rpartition("-")[2], facts["clip"])
+
+
+def _save(folder: Path, name: str, ids: tuple[str, ...], vectors: Tensor, backbone: Backbone) -> None:
+    save_file({"vectors": vectors.contiguous()}, folder / "embeddings.safetensors")
+    write_json(folder / IMAGES, {"name": name, "ids": ids, "clip": backbone.sha256})
 
 
 def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:

@@ -28,7 +28,6 @@ from searle_lib import (
     inversion,
     phrase_bank,
     phrases,
-    plan,
     readable,
 )
 from searle_lib.artefacts import Store
@@ -36,8 +35,10 @@ from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches
 from searle_lib.captions import Captions
 from searle_lib.concepts import TEMPLATES, Concepts, read_vocabulary
 from searle_lib.embeddings import Embeddings
+from searle_lib.findings import data_root
+from searle_lib.store.records import Study
+from searle_lib.study import plan
 from searle_lib.texts import encode_texts
-from searle_lib.workspace import Workspace
 
 SAMPLE = 32  # pictures and texts of a measurement, unless the study's batch is smaller
 REPEATS = 3
@@ -70,56 +71,55 @@ class Stage:
     arithmetic: str
 
 
-def workload(values: Mapping, here: Workspace) -> Workload:
-    """Counts from the annotations; raises as `benchmarks.load` does for data that cannot be read."""
-    splits = benchmarks.load_all(values["datasets"], here.data, values["evaluate"], values["fashioniq_gallery"])
+def workload(values: Mapping, study: Study) -> Workload:
+    """Count what the annotations name. Raises as `benchmarks.load` does for data that cannot be read."""
+    root = data_root(values, study)
+    splits = benchmarks.load_all(values["datasets"], root, values["evaluate"], values["fashioniq_gallery"])
     galleries = {b.images: b.gallery for loaded in splits.values() for b in loaded}
-    inverted = splits if "SEARLE-OTI" in values["methods"] else {}
-    references = {n: len(benchmarks.reference_table(b)) for n, b in inverted.items()}
-    unlabeled = len(annotations.imagenet(here.data)) if plan.needs_imagenet(values) else 0
-    writes = plan.writes_phrases(values)
-    concepts = len(set(read_vocabulary(here.path(values["vocabulary"])).names)) if writes else 0
+    references = {name: len(benchmarks.reference_table(loaded)) for name, loaded in splits.items()}
+    unlabeled = len(annotations.imagenet(root)) if plan.needs_imagenet(values) else 0
+    concepts = len(set(read_vocabulary(study.path(values["vocabulary"])).names)) if plan.images_to_invert(values) else 0
     first: list[Path] = []
     for name, table in galleries.items():
-        good = readable.verdicts(here.store, name, table, values["workers"]) == readable.GOOD
+        good = readable.verdicts(study.store, name, table, values["workers"]) == readable.GOOD
         first += map(Path, table["path"][good.numpy()].head(SAMPLE))
     total = sum(map(len, galleries.values()))
     written = concepts * values["phrases_per_concept"]
-    model = _parameters(Path(here.path(values["language_model"])))
+    model = _parameters(Path(study.path(values["language_model"])))
     return Workload(total, references, unlabeled, concepts, written, model, tuple(first[:SAMPLE]))
 
 
 def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:
-    """Bytes of each kind of artefact."""
-    inverted = sum(load.references.values())
-    learns = plan.teaches_phi(values["methods"], values["phi_checkpoint"])
-    inverted += load.unlabeled if learns else 0
-    found = {"image embeddings": (load.gallery + load.unlabeled * learns) * clip.dimension * 4}
+    """Return the bytes of each kind of artefact."""
+    learns = plan.trains_phi(values["methods"], values["phi_checkpoint"])
+    inverted = _inverted(values, load)
+    embedded = load.gallery + sum(load.references.values()) + load.unlabeled * learns  # references a second time
+    found = {"image embeddings": embedded * clip.dimension * 4}
     if load.concepts:
         found["phrases"] = load.phrases * PHRASE_BYTES
         found["phrase features and tokens"] = load.phrases * (clip.dimension * 4 + 2 * (CONTEXT + 1) * 4)
         found["concepts"] = inverted * values["concept_depth"] * 8
         found["OTI tokens"] = inverted * (2 * clip.width + 2 * inversion.HISTORY) * 4
     if learns:
-        kept = -(-values["phi_epochs"] // values["phi_save_every"])
+        kept = -(-values["phi_epochs"] // values["phi_save_every"]) + 1  # and the chosen one
         found["φ"] = kept * 4 * _size(distillation.Phi(clip.dimension, clip.width))
     if "FTI4CIR" in values["methods"] and not values["fti_weights"]:
         network = 4 * _size(fti4cir.Fti4Cir(clip.dimension, clip.patch_width))
-        found["FTI4CIR's network"] = -(-values["fti_epochs"] // values["fti_save_every"]) * network
+        found["FTI4CIR's network"] = (-(-values["fti_epochs"] // values["fti_save_every"]) + 1) * network
         number = 4 if clip.precision == "float32" else 2
         found["patch tokens"] = load.unlabeled * _patches(clip) * clip.patch_width * number
     return found
 
 
 def memory(clip: Backbone, load: Workload) -> int:
-    """Bytes of main memory at the most, roughly: weights, image embeddings, a chunk of scores, phrases as text."""
+    """Return the bytes of main memory at the most, roughly: weights, embeddings, a chunk of scores, phrases as text."""
     vectors = (load.gallery + load.unlabeled) * clip.dimension * 4
     scores = 3 * 512 * load.gallery * 4
     return int(1.5e9 + 4 * _size(clip.model) + 2 * vectors + scores + load.phrases * PHRASE_MEMORY)
 
 
 def machine_memory() -> int:
-    """Bytes of main memory that this machine has; 0 where the system does not say."""
+    """Return the bytes of main memory that this machine has; 0 where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -127,9 +127,9 @@ def machine_memory() -> int:
 
 
 def times(values: Mapping, clip: Backbone, load: Workload) -> list[Stage]:
-    """Each stage's time. Runs a few batches of the real work, for seconds to a minute."""
+    """Return each stage's time, measured by a few batches of the real work, for seconds to a minute."""
     stages = []
-    learns = plan.teaches_phi(values["methods"], values["phi_checkpoint"])
+    learns = plan.trains_phi(values["methods"], values["phi_checkpoint"])
     picture = _per_picture(values, clip, load.first)
     number = load.gallery + load.unlabeled * learns
     stages.append(Stage("image embeddings", number * picture, f"{number:,} pictures x {picture * 1e3:.1f} ms"))
@@ -157,7 +157,7 @@ def _words(values: Mapping, clip: Backbone, load: Workload, learns: bool) -> lis
     said = f"{sentences:,} templates and phrases x {text * 1e3:.2f} ms"
     stages.append(Stage("text features", sentences * text, said))
     step, phi_step = _oti_step(values, clip), 0.0
-    number = sum(load.references.values()) + load.unlabeled * learns
+    number = _inverted(values, load)
     steps = values["oti_steps"]
     said = f"{number:,} pictures x {steps} steps x {step * 1e3:.1f} ms"
     stages.append(Stage("OTI", number * steps * step, said))
@@ -168,8 +168,14 @@ def _words(values: Mapping, clip: Backbone, load: Workload, learns: bool) -> lis
     return stages
 
 
+def _inverted(values: Mapping, load: Workload) -> int:
+    """Return how many images get pseudo-words of their own."""
+    learns = plan.trains_phi(values["methods"], values["phi_checkpoint"])
+    return sum(load.references.values()) * ("SEARLE-OTI" in values["methods"]) + load.unlabeled * learns
+
+
 def _parameters(folder: Path) -> int:
-    """How many numbers the safetensors of a model's folder hold; GPT-Neo-2.7B's where there are none."""
+    """Return how many numbers the safetensors of a model's folder hold; GPT-Neo-2.7B's where it has none."""
     total = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
@@ -178,7 +184,7 @@ def _parameters(folder: Path) -> int:
 
 
 def _per_picture(values: Mapping, clip: Backbone, paths: tuple[Path, ...]) -> float:
-    """Seconds a picture, read, prepared and encoded; of random pixels where no picture is there."""
+    """Return the seconds a picture takes, read, prepared and encoded; random pixels where no picture can be read."""
     batch = min(values["image_batch_size"], SAMPLE)
 
     def work() -> None:
@@ -197,7 +203,7 @@ def _per_text(values: Mapping, clip: Backbone) -> float:
 
 
 def _problem(clip: Backbone, number: int) -> tuple[Embeddings, Concepts, phrases.Phrases]:
-    """Random embeddings, one concept and its phrases, as long as a language model's are."""
+    """Return random embeddings, one concept and its phrases, as long as a language model's are."""
     text = "a photo of thing that is used to carry something along the road to the old town and back in the"
     table = pd.DataFrame({"concept": ["thing"] * 8, "phrase": [f"{text} {i}" for i in range(8)]})
     ids = tuple(map(str, range(number)))
@@ -207,7 +213,7 @@ def _problem(clip: Backbone, number: int) -> tuple[Embeddings, Concepts, phrases
 
 
 def _oti_step(values: Mapping, clip: Backbone) -> float:
-    """Seconds a step and picture at the study's batch."""
+    """Return the seconds a step and picture take at the study's batch."""
     batch, few = values["oti_batch_size"], inversion.Settings(steps=1, top_k=1)
     with tempfile.TemporaryDirectory() as folder:
         pictures, concepts, written = _problem(clip, batch)
@@ -221,7 +227,7 @@ def _oti_step(values: Mapping, clip: Backbone) -> float:
 
 
 def _phi_step(values: Mapping, clip: Backbone) -> float:
-    """Seconds a step at the study's batch: an epoch of three against an epoch of one."""
+    """Return the seconds a step takes at the study's batch: an epoch of three against an epoch of one."""
 
     def run(steps: int) -> Callable[[], object]:
         def work() -> None:
@@ -230,7 +236,7 @@ def _phi_step(values: Mapping, clip: Backbone) -> float:
                 pictures, concepts, written = _problem(clip, steps * values["phi_batch_size"])
                 tokens = replace(pictures, vectors=torch.randn(len(pictures.ids), clip.width))
                 settings = distillation.Settings(epochs=1, batch_size=values["phi_batch_size"], top_k=1)
-                distillation.distil(store, clip, pictures, tokens, concepts, written, settings)
+                distillation.train(store, clip, pictures, tokens, concepts, written, settings)
 
         return work
 
@@ -238,7 +244,7 @@ def _phi_step(values: Mapping, clip: Backbone) -> float:
 
 
 def _fti_step(values: Mapping, clip: Backbone) -> float:
-    """Seconds a step, patches at hand, at the study's batch."""
+    """Return the seconds a step takes, patches at hand, at the study's batch."""
     batch = values["fti_batch_size"]
     pixels = torch.randn(min(batch, SAMPLE), 3, clip.resolution, clip.resolution)
     embeddings, tokens = (_repeated(part, batch).to(clip.device) for part in encode_patches(clip, pixels))
@@ -262,7 +268,7 @@ def _repeated(part: Tensor, number: int) -> Tensor:
 
 
 def _multiply_rate(device: torch.device) -> float:
-    """Floating-point operations a second of a large matrix product, in the language model's type."""
+    """Return the floating-point operations a second of a large matrix product, in the language model's type."""
     kind = torch.float16 if device.type == "cuda" else torch.float32
     a = torch.randn(2048, 2048, device=device, dtype=kind)
     return 2 * 2048**3 / _timed(lambda: a @ a, device)

@@ -3,9 +3,8 @@
 Validation and test differ only in where the ranking goes: into scores, or into a submission file.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,17 +15,32 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import benchmarks, metrics, patches, retrieval
-from searle_lib.artefacts import Missing, Store, write_json, written_aside
+from searle_lib import (
+    benchmarks,
+    checkpoints,
+    distillation,
+    embeddings,
+    fti_training,
+    images,
+    inversion,
+    metrics,
+    patches,
+    retrieval,
+)
+from searle_lib import backbone as backbones
+from searle_lib.artefacts import Artefact, Store
 from searle_lib.backbone import Backbone
-from searle_lib.benchmarks import Benchmark
+from searle_lib.benchmarks import Benchmark, Example, by_split
 from searle_lib.composers import Composer, Fti4CirQueries, Searle, Sources
-from searle_lib.distillation import Distilled, Phi, Validation
+from searle_lib.distillation import Distilled
 from searle_lib.embeddings import Embeddings
-from searle_lib.fti4cir import Fti4Cir
+from searle_lib.methods import METHODS
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 
 DEPTH = 50  # the deepest that any metric or submission looks
 ASPECT_METRIC = "mAP@10"
+CURVE = "validation.csv"
 SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
@@ -52,11 +66,12 @@ class Rankings(Ranks):
 
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
-    """Rankings of a benchmark's queries by a method, kept in the store; notebook 06_retrieval makes them."""
+    """Return the rankings of a benchmark's queries by a method, kept in the store."""
     facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key, "clip": gallery.clip}
+    facts["code"] = code_digest(type(composer), compare, retrieval.top_k)
 
     def make(folder: Path) -> None:
-        queries = _queries(benchmark, composer)
+        queries = compose(benchmark, composer)
         if not torch.isfinite(queries).all():
             row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
             raise ValueError(
@@ -67,16 +82,62 @@ def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, c
         top = retrieval.top_k(queries, unit, DEPTH, _excluded(benchmark, gallery))
         save_file(vars(compare(benchmark, gallery, queries)) | {"top": top}, folder / "rankings.safetensors")
 
-    what = f"rankings of {method} on {benchmark.name}"
-    kept = store.keep(f"rankings/{benchmark.name.replace('/', '-')}-{method}", facts, make, "06_retrieval", what)
-    return Rankings(**load_file(kept.folder / "rankings.safetensors"))
+    kept = store.keep(f"rankings/{benchmark.name}/{method}", facts, make)
+    return kept.read(lambda folder: Rankings(**load_file(folder / "rankings.safetensors")))
 
 
 def rank_all(
     store: Store, benchmark: Benchmark, gallery: Embeddings, composers: dict[str, Composer]
 ) -> dict[str, Rankings]:
-    """Rankings by each of several methods."""
+    """Return the rankings by each of several methods."""
     return {method: rank(store, benchmark, gallery, method, composer) for method, composer in composers.items()}
+
+
+def load_composers(
+    study: Study, backbone: Backbone, methods: Sequence[str]
+) -> tuple[dict[str, dict[str, Composer]], dict[str, str]]:
+    """Return the composers of a study by split and method, and for each method left out the reason.
+
+    A method is left out where the notebook that it needs has no record, or one that was made from records that have
+    changed since. FTI4CIR is not evaluated on the split that its epoch was chosen on.
+    """
+    problems = {method: study.problem(METHODS[method].needs) for method in methods if METHODS[method].needs}
+    left_out = {method: problem for method, problem in problems.items() if problem}
+    usable = [method for method in methods if method not in left_out]
+    needs = {METHODS[method].needs for method in usable}
+    phi = distillation.read(study, backbone) if "04_phi" in needs else None
+    fti = study.read("05_fti4cir").parameters if "05_fti4cir" in needs else {}
+    composers = {}
+    for split in by_split(benchmarks.read(study)):
+        name = f"{split}/references"
+        sources = Sources(
+            backbone,
+            embeddings.read(study, name),
+            inversion.read(study, name).tokens if "03_oti" in needs else None,
+            phi,
+            patches.read(study, split, fti["fti_words"]) if fti else None,
+        )
+        fair = reportable(usable, split, fti.get("fti_checkpoint", ""))
+        composers[split] = {method: METHODS[method].composer_class()(sources) for method in fair}
+    return composers, left_out
+
+
+def rank_example(study: Study, example: Example, composers: Mapping[str, Mapping[str, Composer]]) -> pd.DataFrame:
+    """Return the best images of one query by every method, as `ranking_table` has them; computed now and not kept."""
+    one = replace(example.benchmark, queries=example.benchmark.queries.iloc[[example.row]].reset_index(drop=True))
+    gallery, tables = embeddings.read(study, one.images), []
+    unit, excluded = F.normalize(gallery.vectors, dim=-1), _excluded(one, gallery)
+    for method, composer in composers[one.of_split].items():
+        queries = compose(one, composer)
+        top = retrieval.top_k(queries, unit, DEPTH, excluded)
+        rankings = Rankings(**vars(compare(one, gallery, queries)), top=top)
+        tables.append(ranking_table(one, rankings, method))
+    return pd.concat(tables, ignore_index=True)
+
+
+def reportable(methods: Sequence[str], split: str, fti_checkpoint: str) -> list[str]:
+    """Return the methods whose numbers on a split are fair: FTI4CIR's are not where its epoch was chosen on it."""
+    return [method for method in methods if (method, split) != ("FTI4CIR", f"{fti_checkpoint}/val")]
 
 
 def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranks:
@@ -90,90 +151,128 @@ def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranks
     return Ranks(of_target, found.ranks, found.order, subset)
 
 
-def validation(backbone: Backbone, splits: dict[str, list[Benchmark]], galleries: dict[str, Embeddings]) -> Validation:
-    """What φ's training asks after an epoch: SEARLE's metrics on CIRR val, in percent, where CIRR is in the study."""
-    if "cirr/val" not in splits:
-        return Validation()
-    (benchmark,) = splits["cirr/val"]
-    gallery = galleries[benchmark.images]
+def phi_log(study: Study, backbone: Backbone, training: Artefact | None) -> pd.DataFrame:
+    """Return the losses of φ's training by epoch, and SEARLE's metrics on CIRR val at the epochs that were kept.
 
-    def metrics_of(phi: Phi) -> dict[str, float]:
-        composer = Searle(Sources(backbone, gallery, distilled=Distilled(phi, pd.DataFrame(), "")))
-        rankings = compare(benchmark, gallery, _queries(benchmark, composer))
-        return {name: float(metric(name, rankings).mean()) * 100 for name, _ in benchmark.protocol.metrics}
+    Metrics are in percent, and absent where CIRR val is not in the study. Empty where φ was brought: `training` None.
+    """
+    asked = [benchmark for benchmark in benchmarks.read(study) if benchmark.name == "cirr/val"]
+    galleries = {benchmark.images: embeddings.read(study, benchmark.images) for benchmark in asked}
 
-    return Validation(metrics_of, f"{benchmark.key}/{gallery.key}")
+    def metrics_at(epoch: int, benchmark: Benchmark) -> dict[str, float]:
+        weights = load_file(checkpoints.file_of(training.folder, "phi", epoch))
+        phi = Distilled(distillation.network_of(backbone, weights), "", epoch)
+        gallery = galleries[benchmark.images]
+        return means(benchmark, gallery, Searle(Sources(backbone, gallery, distilled=phi)))
 
-
-def fti_validation(
-    backbone: Backbone,
-    splits: dict[str, list[Benchmark]],
-    galleries: dict[str, Embeddings],
-    preprocess: str,
-    batch_size: int,
-    workers: int,
-    parts: str = "both",
-) -> Validation:
-    """What FTI4CIR's training asks: metrics on CIRR val and CIRCO val, in percent, where they are in the study."""
-    asked = [benchmark for name in ("cirr/val", "circo/val") for benchmark in splits.get(name, [])]
-
-    def metrics_of(model: Fti4Cir) -> dict[str, float]:
-        found = {}
-        for benchmark in asked:
-            table = benchmarks.reference_table([benchmark])
-            words = patches.words_by(backbone, model, table, preprocess, batch_size, workers, parts)
-            composer = Fti4CirQueries(Sources(backbone, galleries[benchmark.images], image_words=words))
-            rankings = compare(benchmark, galleries[benchmark.images], _queries(benchmark, composer))
-            title = benchmark.protocol.title
-            for name, _ in benchmark.protocol.metrics:
-                found[f"{title} {name}"] = float(metric(name, rankings).mean()) * 100
-        return found
-
-    return Validation(metrics_of, "/".join(f"{b.key}/{galleries[b.images].key}" for b in asked))
+    return _log(study, training, "phi", asked, galleries, metrics_at)
 
 
-def leave(
-    folder: Path, evaluated: list[tuple[Benchmark, dict[str, Rankings]]], backbone: Backbone, facts: dict
+def fti_log(study: Study, backbone: Backbone, training: Artefact | None, parts: str) -> pd.DataFrame:
+    """Return the losses of FTI4CIR's training by epoch, and metrics on CIRR val and CIRCO val at the kept epochs.
+
+    `parts` are the words that queries use: both, subject or attributes. Otherwise as `phi_log`.
+    """
+    asked = [benchmark for benchmark in benchmarks.read(study) if benchmark.name in ("cirr/val", "circo/val")]
+    galleries = {benchmark.images: embeddings.read(study, benchmark.images) for benchmark in asked}
+    reading = (*images.reading(study), parts)
+
+    def metrics_at(epoch: int, benchmark: Benchmark) -> dict[str, float]:
+        weights = load_file(checkpoints.file_of(training.folder, "fti", epoch))
+        model, table = fti_training.network_of(backbone, weights), benchmarks.reference_table([benchmark])
+        words, gallery = patches.words_by(backbone, model, table, *reading), galleries[benchmark.images]
+        found = means(benchmark, gallery, Fti4CirQueries(Sources(backbone, gallery, image_words=words)))
+        return {f"{benchmark.protocol.title} {name}": value for name, value in found.items()}
+
+    return _log(study, training, "fti", asked, galleries, metrics_at)
+
+
+def means(benchmark: Benchmark, gallery: Embeddings, composer: Composer) -> dict[str, float]:
+    """Return the mean of every metric over a benchmark's queries, in percent."""
+    ranks = compare(benchmark, gallery, compose(benchmark, composer))
+    return {name: float(metric(name, ranks).mean()) * 100 for name, _ in benchmark.protocol.metrics}
+
+
+def _log(
+    store: Store,
+    training: Artefact | None,
+    name: str,
+    asked: Sequence[Benchmark],
+    galleries: Mapping[str, Embeddings],
+    metrics_at: Callable[[int, Benchmark], dict[str, float]],
 ) -> pd.DataFrame:
-    """Write what 07_results reads: scores and rankings of every query, and what they were made with; the scores.
+    """Return a training's log with metrics at its kept epochs, which are an artefact of their own.
+
+    So no training depends on what it is validated on.
+    """
+    if training is None:
+        return pd.DataFrame()
+    losses = training.read(lambda folder: pd.read_csv(folder / checkpoints.LOG))
+    epochs = checkpoints.kept_epochs(training, name)
+    facts = {"training": training.key, "epochs": epochs, "code": code_digest(Searle, Fti4CirQueries, compare, metric)}
+    facts["on"] = [[benchmark.key, galleries[benchmark.images].key] for benchmark in asked]
+
+    def make(folder: Path) -> None:
+        rows = []
+        for epoch in epochs if asked else ():
+            found = [metrics_at(epoch, benchmark) for benchmark in asked]
+            rows.append({"epoch": epoch} | {metric: value for of_one in found for metric, value in of_one.items()})
+        checkpoints.write_log(pd.DataFrame(rows, columns=None if rows else ["epoch"]), folder / CURVE)
+
+    curve = store.keep(f"{name}-validation", facts, make).read(lambda folder: pd.read_csv(folder / CURVE))
+    return losses.merge(curve, on="epoch", how="left")
+
+
+def keep_scores(
+    study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores and the rankings of every query as tables, and keep them for 07_results.
 
     Splits whose targets are secret have rankings only.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in ("results.csv", "07_results.html", "07_results.ipynb", "figures/results.png"):
-        (folder / stale).unlink(missing_ok=True)  # made of other scores; 07_results makes them anew
     pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
-    scored = [scores(b, found, method) for b, method, found in pairs if b.split == b.protocol.validation]
-    ranked = [ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
-    for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
-        with written_aside(folder / f"{name}.parquet") as aside:
-            pd.concat(tables, ignore_index=True).to_parquet(aside, index=False)
-    sizes = {
-        benchmark.name: {"gallery": benchmark.images, "there": benchmark.there, "whole": benchmark.whole}
-        for benchmark, _ in evaluated
+    facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
+    facts |= {"code": code_digest(scores, ranking_table)}
+
+    def make(folder: Path) -> None:
+        scored = [scores(b, found, method) for b, method, found in pairs if b.is_scored]
+        ranked = [ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
+        for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
+            pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
+
+    return study.keep("scores", facts, make).read(_load_scores)
+
+
+def read_scores(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores and the rankings that 06_retrieval kept.
+
+    scores is long form: dataset, split, category, method, query, metric, value. rankings has a row a query and
+    method: dataset, split, category, method, query, best, group, as `ranking_table` says.
+    """
+    return study.artefact("06_retrieval", "scores").read(_load_scores)
+
+
+def _load_scores(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return pd.read_parquet(folder / "scores.parquet"), pd.read_parquet(folder / "rankings.parquet")
+
+
+def made_with(study: Study) -> dict:
+    """Return what every table states of a study, from its records: world, CLIP, and how much was evaluated."""
+    clip = backbones.kept(study)
+    return {
+        "world": study.read("02_concepts").parameters["world"],
+        "backbone": clip["name"],
+        "clip_sha256": clip["sha256"],
+        "sizes": {b.name: {"gallery": b.images, "there": b.there, "whole": b.whole} for b in benchmarks.read(study)},
     }
-    made_with = {"backbone": backbone.name, "clip_sha256": backbone.sha256, "sizes": sizes}
-    write_json(folder / "made_with.json", made_with | facts)
-    return pd.concat(scored, ignore_index=True) if scored else pd.DataFrame(columns=SCORES)
 
 
-def left(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """What `leave` wrote: scores, rankings and facts. Raises Missing when 06_retrieval has not run."""
-    files = [folder / "scores.parquet", folder / "rankings.parquet", folder / "made_with.json"]
-    if not all(file.exists() for file in files):
-        raise Missing(f"notebook 07_results needs {folder / 'scores.parquet'}; run 06_retrieval first.")
-    return pd.read_parquet(files[0]), pd.read_parquet(files[1]), json.loads(files[2].read_text())
-
-
-def check_made_with(made_with: dict, values: Mapping) -> None:
-    """Raise ValueError, naming it, when a parameter differs from what 06_retrieval's numbers were made with."""
-    made = made_with["parameters"]
-    for name in made.keys() & values.keys():
-        if made[name] != values[name]:
-            raise ValueError(
-                f"{name} is {values[name]}, but the numbers in the reports were made with {made[name]}; run "
-                "06_retrieval again."
-            )
+def first_look(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one metric of every benchmark, in percent: a row a data set, a column a method."""
+    plain = scores[scores["category"].isin(["dress", "shirt", "toptee", "all"])]
+    shown = plain[plain["metric"].isin(["R@10", "mAP@10"])]
+    means_of = shown.groupby(["dataset", "metric", "method"], sort=False)["value"].mean()
+    return (means_of * 100).unstack("method").round(1)
 
 
 def scores(benchmark: Benchmark, ranks: Ranks, method: str) -> pd.DataFrame:
@@ -199,7 +298,8 @@ def metric(name: str, ranks: Ranks) -> Tensor:
     return metrics.average_precision_at(ranks.truths, int(k))
 
 
-def _queries(benchmark: Benchmark, composer: Composer) -> Tensor:
+def compose(benchmark: Benchmark, composer: Composer) -> Tensor:
+    """Return the unit query vectors [Q, d] of a benchmark."""
     return composer.compose(list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
 
 

@@ -1,62 +1,72 @@
-"""What a study has made, written in the authors' form, so that their code can use it: φ and OTI tokens.
+"""What a study has made, written in the authors' form, so that their code can use it: φ and OTI words.
 
-06_retrieval leaves word of what its queries were made from; the artefacts behind it are found by their keys.
+The records say what 06_retrieval ranked and from which artefacts; nothing is computed.
 """
 
 import json
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import Tensor
 
-from searle_lib import authors
+from searle_lib import authors, backbone
 from searle_lib.artefacts import write_json
+from searle_lib.benchmarks import IMAGENET
+from searle_lib.distillation import EPOCH
 from searle_lib.inversion import IDS
-from searle_lib.plan import IMAGENET
+from searle_lib.store.records import Study
 
 
-def export(artefacts: Path, reports: Path, to: Path) -> list[Path]:
-    """Write φ to phi_models/ and OTI tokens to oti_pseudo_tokens/ below a folder; what was written.
+def export(study: Study, to: Path) -> list[Path]:
+    """Write φ to phi_models/ and OTI words to oti_pseudo_tokens/ below a folder; return what was written.
 
-    Raises FileNotFoundError when 06_retrieval has not run or its artefacts are gone, ValueError when the study's
-    methods have neither.
+    Raises Missing or Stale, which say which notebook to run, as `Study.read` does, and ValueError when 06_retrieval
+    ranked neither SEARLE nor SEARLE-OTI.
     """
-    made_with = reports / "made_with.json"
-    if not made_with.is_file():
-        raise FileNotFoundError(f"{made_with} does not exist; run 06_retrieval of this study first.")
-    facts = json.loads(made_with.read_text())
-    made_from, clip = facts["made_from"], {"clip_model_name": facts["backbone"]}  # which the authors' code asks for
-    written, study = [], reports.name
-    for split, of_split in made_from.items():
-        if "SEARLE-OTI" in of_split:
-            tokens = _artefact(artefacts, of_split["SEARLE-OTI"].removeprefix("searle-oti "))
-            written.append(_tokens(tokens, to, split.replace("test1", "test"), study, clip))
-    networks = {of_split["SEARLE"].removeprefix("searle ") for of_split in made_from.values() if "SEARLE" in of_split}
-    for network in networks:  # one, for all splits
-        key, _, epoch = network.partition("/phi-")
-        folder = _artefact(artefacts, key)
-        weights = load_file(folder / (f"phi-{epoch}.safetensors" if epoch else "phi.safetensors"))
-        name = f"phi_{int(epoch or 0)}.pt"
-        place, made = to / "phi_models" / study, json.loads((folder / "manifest.json").read_text())["facts"]
-        written.append(authors.write_phi(place / "checkpoints" / name, int(epoch or 0), weights))
-        write_json(place / "hyperparameters.json", made | clip | {"phi_dropout": made.get("dropout", 0.5)})
-        if epoch:
-            written.append(_tokens(_artefact(artefacts, made["tokens"]), to, IMAGENET, study, clip))
+    ranked = [name.rpartition("/")[::2] for name in study.artefacts("06_retrieval", "rankings")]
+    inverted = dict.fromkeys("/".join(name.split("/")[:2]) for name, method in ranked if method == "SEARLE-OTI")
+    lists = {split: f"{split}/references" for split in inverted}
+    written = []
+    if "SEARLE" in {method for _, method in ranked}:
+        weights, facts = study.artefact("04_phi", "phi").read(_load_phi)
+        written += _write_phi(study, to, weights, facts)
+        if facts["epoch"]:
+            lists[IMAGENET] = IMAGENET  # the words that taught φ
+    written += [_write_words(study, to, split, images) for split, images in lists.items()]
     if not written:
         raise ValueError(
-            f"study {study} has no SEARLE and no SEARLE-OTI among its methods: there is nothing to export."
+            f"06_retrieval of study {study.name} ranked neither SEARLE nor SEARLE-OTI, so there is nothing to export; "
+            "add one of them to methods and run the study again."
         )
     return written
 
 
-def _tokens(folder: Path, to: Path, split: str, study: str, clip: dict) -> Path:
-    made, ids = load_file(folder / "oti.safetensors"), json.loads((folder / IDS).read_text())
-    ids = [f"{image}.JPEG" for image in ids] if split == IMAGENET else ids  # the authors know them by file name
-    facts = json.loads((folder / "manifest.json").read_text())["facts"] | clip
-    return authors.write_tokens(to / "oti_pseudo_tokens" / split / study, ids, made["ema"], made["last"], facts)
+def _write_phi(study: Study, to: Path, weights: dict[str, Tensor], facts: dict) -> list[Path]:
+    place = to / "phi_models" / study.name
+    file = authors.write_phi(place / "checkpoints" / f"phi_{facts['epoch']}.pt", facts["epoch"], weights)
+    write_json(place / "hyperparameters.json", _parameters(study, "04_phi") | {"phi_dropout": facts["dropout"]})
+    return [file]
 
 
-def _artefact(artefacts: Path, key: str) -> Path:
-    found = sorted(path.parent for path in artefacts.rglob(f"*-{key}/manifest.json"))
-    if not found:
-        raise FileNotFoundError(f"{artefacts} holds no artefact {key}, of which the study was made; run it again.")
-    return found[0]
+def _write_words(study: Study, to: Path, split: str, images: str) -> Path:
+    """Write the words of a list of images for the split that the authors' code looks for."""
+    made, ids = study.artefact("03_oti", f"oti/{images}").read(_load_words)
+    if images == IMAGENET:
+        ids = [f"{image}.JPEG" for image in ids]  # the authors know them by file name
+    folder = to / "oti_pseudo_tokens" / split.replace("test1", "test") / study.name
+    return authors.write_tokens(folder, ids, made["ema"], made["last"], _parameters(study, "03_oti"))
+
+
+def _parameters(study: Study, notebook: str) -> dict:
+    """Return what a notebook and those before it ran with, and the CLIP's name, for which the authors' code asks."""
+    chain = study.chain(notebook)
+    values = {name: value for record in chain.values() for name, value in record.parameters.items()}
+    return values | chain[notebook].parameters | {"clip_model_name": backbone.kept(study)["name"]}
+
+
+def _load_phi(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    return load_file(folder / "phi.safetensors"), json.loads((folder / EPOCH).read_text(encoding="utf-8"))
+
+
+def _load_words(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    return load_file(folder / "oti.safetensors"), json.loads((folder / IDS).read_text(encoding="utf-8"))["ids"]

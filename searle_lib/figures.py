@@ -30,7 +30,10 @@ LOOK = {"axes.edgecolor": "#aeb6c4", "grid.color": "#e6e9ef"}
 
 
 def loss_curves(history: pd.DataFrame, columns: Mapping[str, str], x: str = "step") -> Figure:
-    """Curves of some columns (name: label) over steps or epochs."""
+    """Curves of those columns (name: label) that there are, over steps or epochs."""
+    columns = {name: label for name, label in columns.items() if name in history}
+    if not columns:
+        return _note("Nothing to show: not computed in this study.")
     long = history.rename(columns=dict(columns)).melt(x, list(columns.values()), "curve", "value").dropna()
     with _canvas(1, 6.4, 3.0, 110) as (figure, (axes, *_)):
         sns.lineplot(long, x=x, y="value", hue="curve", ax=axes, palette=list(LINES[: len(columns)]))
@@ -51,26 +54,25 @@ def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) ->
     return figure
 
 
-def attention(
-    paths: Sequence[Path | str], shares: Tensor, words: Words, names: Sequence[Sequence[Sequence[str]]], most: int = 5
-) -> Figure:
+def attention(paths: Sequence[Path | str], shares: Tensor, words: Words, most: int = 5) -> Figure:
     """Each picture, and beside it where its first attributes look: shares [N, K, P] of the query slots over patches.
 
-    The class token, first of the P, is left out. `names` are shown below each attribute.
+    The class token, first of the P, is left out. Above each attribute stands its score.
     """
     side = round((shares.shape[-1] - 1) ** 0.5)
     with sns.plotting_context("notebook", font_scale=0.75):
-        figure, grid = plt.subplots(len(paths), most + 1, figsize=(1.55 * (most + 1), 1.75 * len(paths)), dpi=110)
+        size = (1.55 * (most + 1), 1.75 * len(paths))
+        figure, grid = plt.subplots(len(paths), most + 1, figsize=size, dpi=110, squeeze=False)
         for row, (path, line) in enumerate(zip(paths, grid, strict=True)):
             picture = images.read(Path(path)).convert("RGB")
             box = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
             line[0].imshow(picture)
             slots = words.slots[row, : words.counts[row]].tolist()
-            for axes, slot, near in zip(line[1:], slots, names[row], strict=False):
+            for axes, slot in zip(line[1:], slots, strict=False):
                 look = shares[row, slot, 1:].view(side, side).detach().cpu()
                 axes.imshow(picture.convert("L"), cmap="gray", alpha=0.45)
                 axes.imshow(look, cmap="magma", alpha=0.6, extent=box, interpolation="bicubic")
-                axes.set_title(", ".join(near))
+                axes.set_title(f"score {words.scores[row, slot]:.2f}")
         for axes in grid.flat:
             axes.axis("off")
         figure.tight_layout()
@@ -83,6 +85,14 @@ def save(figure: Figure, path: Path) -> Figure:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         figure.savefig(aside, format="png", metadata={"Software": None})
+    return figure
+
+
+def _note(text: str) -> Figure:
+    """A figure that says why it shows nothing."""
+    figure = plt.figure(figsize=(6.4, 0.6), dpi=110)
+    figure.text(0.02, 0.4, text)
+    plt.close(figure)
     return figure
 
 

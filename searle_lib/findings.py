@@ -1,11 +1,11 @@
-"""What a study needs, looked at before anything is computed: data, images, models, what is given, the machine.
+"""What a study needs, looked at before anything is computed: data, images, models, and what the user brings.
 
 Each check is a Finding: what was expected, what was found, and every problem with its remedy.
 """
 
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from searle_lib import (
     concepts,
     distillation,
     fti_training,
-    plan,
     readable,
 )
-from searle_lib.artefacts import Store, file_sha256
+from searle_lib.artefacts import Damaged, file_sha256
 from searle_lib.backbone import Backbone
-from searle_lib.benchmarks import Benchmark
-from searle_lib.workspace import Workspace
+from searle_lib.benchmarks import IMAGENET, Benchmark
+from searle_lib.methods import is_trained
+from searle_lib.releases import folders
+from searle_lib.store.records import Study
+from searle_lib.study import plan
 
 NAMED = 10  # images that are named of each list; the others are counted
 VOCABULARY_SIZE = 20_931
@@ -43,15 +45,20 @@ class Finding:
     problems: tuple[str, ...] = ()
 
 
-def data(values: Mapping, here: Workspace) -> Iterator[Finding]:
-    """Every split of every data set: its queries, its image list, and each image decoded."""
-    real = values["world"] == "real"
+def data_root(values: Mapping, study: Study) -> Path:
+    """Return the folder in which a study's data sets are looked for; a relative one lies below the project."""
+    return study.root / Path(values["data_root"]).expanduser()
+
+
+def data(values: Mapping, study: Study) -> Iterator[Finding]:
+    """Look at every split of every data set: its queries, its image list, and each image decoded."""
+    root, real = data_root(values, study), values["world"] == "real"
     policy, workers = values["missing_images"], values["workers"]
     seen = set()
     for dataset, split in benchmarks.names(values["datasets"], values["evaluate"]):
         title = benchmarks.PROTOCOLS[dataset].title
         try:
-            loaded = benchmarks.load(dataset, here.data, split, values["fashioniq_gallery"])
+            loaded = benchmarks.load(dataset, root, split, values["fashioniq_gallery"])
         except (FileNotFoundError, ValueError) as problem:
             yield Finding(f"{title} {split}", "", "not readable", (str(problem),))
             continue
@@ -60,36 +67,36 @@ def data(values: Mapping, here: Workspace) -> Iterator[Finding]:
             published = benchmarks.SIZES[benchmark.name + union] if real else (None, None)
             yield _count(f"{benchmark.name}: queries", len(benchmark.queries), published[0])
             if benchmark.images not in seen:
-                yield images(here, benchmark.images, benchmark.gallery, published[1], policy, workers)
+                yield images(study, benchmark.images, benchmark.gallery, published[1], policy, workers)
             seen.add(benchmark.images)
             if policy == "report":
-                yield _tried(f"{benchmark.name}: evaluated", functools.partial(_left, here, benchmark, workers))
+                yield _tried(f"{benchmark.name}: evaluated", functools.partial(_evaluated, study, benchmark, workers))
     if plan.needs_imagenet(values):
         try:
-            unlabeled = annotations.imagenet(here.data)
+            unlabeled = annotations.imagenet(root)
         except FileNotFoundError as problem:
             yield Finding("ImageNet test", "", "not readable", (str(problem),))
             return
         published = benchmarks.IMAGENET_SIZE if real else None
-        yield images(here, plan.IMAGENET, unlabeled, published, policy, workers)
+        yield images(study, IMAGENET, unlabeled, published, policy, workers)
 
 
-def _left(here: Workspace, benchmark: Benchmark, workers: int) -> str:
-    left = readable.only(here.store, {benchmark.name: [benchmark]}, "report", workers)
-    return "{} queries over {} images".format(*readable.counts(left).iloc[0])
+def _evaluated(study: Study, benchmark: Benchmark, workers: int) -> str:
+    whole = readable.only(study.store, {benchmark.of_split: [benchmark]}, "report", workers)
+    return "{} queries over {} images".format(*readable.counts(whole[benchmark.of_split]).iloc[0])
 
 
-def images(
-    here: Workspace, name: str, table: pd.DataFrame, published: int | None, policy: str, workers: int
-) -> Finding:
-    """Whether a list of images is complete and each can be decoded; with policy "report" those that cannot are no
-    problem unless none is left."""
-    found = readable.verdicts(here.store, name, table, workers)
+def images(study: Study, name: str, table: pd.DataFrame, published: int | None, policy: str, workers: int) -> Finding:
+    """Look whether a list of images is complete and each can be decoded.
+
+    With policy "report" those that cannot are no problem unless no other is in the list.
+    """
+    found = readable.verdicts(study.store, name, table, workers)
     good, missing, broken = (int((found == kind).sum()) for kind in (readable.GOOD, readable.MISSING, readable.BROKEN))
     parts = [f"{len(table):,} listed", f"{good:,} readable"]
     parts += [f"{n:,} {what}" for n, what in ((missing, "missing"), (broken, "broken")) if n]
     problems = list(_count(f"{name}: images", len(table), published).problems)
-    file = here.reports / "unreadable" / f"{name.replace('/', '-')}.txt"
+    file = study.reports / "unreadable" / f"{name.replace('/', '-')}.txt"
     file.unlink(missing_ok=True)
     if missing + broken:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,7 @@ def images(
 
 
 def _unreadable(name: str, table: pd.DataFrame, found: Tensor, file: Path) -> list[str]:
-    """A sentence on the images that are missing, and one on each of the first few that are broken."""
+    """Return a sentence on the images that are missing, and one on each of the first few that are broken."""
     said, missing = [], table[(found == readable.MISSING).numpy()]
     if len(missing):
         names = ", ".join(missing["image"].head(NAMED)) + (", ..." if len(missing) > NAMED else "")
@@ -117,62 +124,58 @@ def _unreadable(name: str, table: pd.DataFrame, found: Tensor, file: Path) -> li
     return said
 
 
-def clip(values: Mapping, here: Workspace) -> tuple[Backbone | None, Finding]:
-    """The CLIP of the study, fetched if it is a published one, and its sha256."""
+def clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
+    """Return the CLIP of the study, fetched if it is a published one, and a Finding with its sha256."""
     try:
-        loaded = backbone.load(here.path(values["clip_model"]), values["device"], values["precision"])
+        loaded = backbone.load(study.path(values["clip_model"]), values["device"], values["precision"])
     except (ValueError, ConnectionError, OSError) as problem:
         return None, Finding("CLIP", values["clip_model"], "not usable", (str(problem),))
     sizes = f"{loaded.dimension} numbers an image, tokens of {loaded.width}"
     return loaded, Finding("CLIP", "", f"{loaded.name} on {loaded.device}: {sizes}; sha256 {loaded.sha256}")
 
 
-def models(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterator[Finding]:
-    """The other weights: φ where it is given, the language model, FTI4CIR's network or what its captions need."""
+def models(values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
+    """Look at the other weights: a φ of a file, the language model, FTI4CIR's network or what its captions need."""
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
-    if loaded and "SEARLE" in methods and not plan.is_trained(checkpoint):
-        yield _tried("φ", lambda: _phi(here, loaded, here.path(checkpoint)))
-    if _writes(values) and not values["phrases_file"]:
-        yield _hub("language model", "language_model", here.path(values["language_model"]))
+    if loaded and "SEARLE" in methods and not is_trained(checkpoint):
+        yield _tried("φ", lambda: _phi(study, loaded, study.path(checkpoint)))
+    if _inverts(values) and not values["phrases_file"]:
+        yield _hub("language model", "language_model", study.path(values["language_model"]))
     if "FTI4CIR" not in methods:
         return
     if values["fti_weights"]:
         if loaded:
-            yield _tried("FTI4CIR's network", lambda: _fti(here, loaded, here.path(values["fti_weights"])))
-    elif Path(here.path(values["captions_file"])).is_file():
-        yield _tried("captions", lambda: _captions(values, here))
+            yield _tried("FTI4CIR's network", lambda: _fti(study, loaded, study.path(values["fti_weights"])))
+    elif Path(study.path(values["captions_file"])).is_file():
+        yield _tried("captions", lambda: _captions(values, study))
     else:
-        yield _hub("BLIP", "blip_model", here.path(values["blip_model"]))
+        yield _hub("BLIP", "blip_model", study.path(values["blip_model"]))
         there = importlib.util.find_spec("spacy") and importlib.util.find_spec("en_core_web_sm")
         remedy = "run: pip install spacy && python -m spacy download en_core_web_sm."
         problem = () if there else (f"splitting captions needs spaCy and its model; {remedy}",)
         yield Finding("spaCy", "", "here" if there else "absent", problem)
 
 
-def given(values: Mapping, here: Workspace, loaded: Backbone | None) -> Iterator[Finding]:
-    """The vocabulary, and phrases, concepts and tokens that the study is given."""
-    if {"SEARLE-OTI", "FTI4CIR"} & set(values["methods"]) or plan.teaches_phi(
-        values["methods"], values["phi_checkpoint"]
-    ):
-        yield _tried("vocabulary", lambda: _vocabulary(here.path(values["vocabulary"]), values["world"] == "real"))
+def brought(values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
+    """Look at the vocabulary, and at phrases, concepts and tokens that the user brings."""
+    if _inverts(values):
+        yield _tried("vocabulary", lambda: _vocabulary(study.path(values["vocabulary"]), values["world"] == "real"))
     if values["phrases_file"] not in ("", "published"):
-        yield _tried("phrases", lambda: _phrases(Path(here.path(values["phrases_file"]))))
+        yield _tried("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
     try:
-        lists = _reference_lists(values, here)
-    except (FileNotFoundError, ValueError):  # told with the data
+        lists = _reference_lists(values, study)
+    except (FileNotFoundError, ValueError):  # a problem of the data, of which `data` tells
         return
     for name, ids in lists.items():
-        yield from _given_of(name, ids, values, here, loaded)
+        yield from _brought_of(name, ids, values, study, loaded)
 
 
-def _given_of(
-    name: str, ids: list[str], values: Mapping, here: Workspace, loaded: Backbone | None
-) -> Iterator[Finding]:
+def _brought_of(name: str, ids: list[str], values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
     if not loaded:
         return
     try:
-        csv = plan.given_concepts(here.path(values["concepts_root"]), name, loaded.name)
-        folder = plan.given_tokens(here.path(values["oti_root"]), name)
+        csv = folders.find_concepts(study.path(values["concepts_root"]), name, loaded.name)
+        folder = folders.find_tokens(study.path(values["oti_root"]), name)
     except (ValueError, OSError) as problem:
         yield Finding(f"{name}: given", "", "not usable", (str(problem),))
         return
@@ -186,25 +189,27 @@ def _given_of(
         )
 
 
-def _reference_lists(values: Mapping, here: Workspace) -> dict[str, list[str]]:
-    """Ids of every list of images that may be inverted."""
+def _reference_lists(values: Mapping, study: Study) -> dict[str, list[str]]:
+    """Return the ids of every list of images that may be inverted."""
     lists = {}
     if "SEARLE-OTI" in values["methods"]:
-        pairs = (values["datasets"], here.data, values["evaluate"], values["fashioniq_gallery"])
-        splits = readable.only(here.store, benchmarks.load_all(*pairs), values["missing_images"], values["workers"])
+        whole = benchmarks.load_all(
+            values["datasets"], data_root(values, study), values["evaluate"], values["fashioniq_gallery"]
+        )
+        splits = readable.only(study.store, whole, values["missing_images"], values["workers"])
         lists = {f"{n}/references": list(benchmarks.reference_table(loaded)["image"]) for n, loaded in splits.items()}
-    if plan.teaches_phi(values["methods"], values["phi_checkpoint"]):
-        unlabeled = annotations.imagenet(here.data)
-        table = readable.of(here.store, plan.IMAGENET, unlabeled, values["missing_images"], values["workers"])
-        lists[plan.IMAGENET] = list(table["image"])
+    if plan.trains_phi(values["methods"], values["phi_checkpoint"]):
+        unlabeled = annotations.imagenet(data_root(values, study))
+        table = readable.of(study.store, IMAGENET, unlabeled, values["missing_images"], values["workers"])
+        lists[IMAGENET] = list(table["image"])
     return lists
 
 
-def _tried(what: str, look) -> Finding:
-    """A Finding of what `look` says, or of the sentence with which it refuses."""
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    """Return a Finding of what `look` says, or of the sentence with which it refuses."""
     try:
         return Finding(what, "", look())
-    except (ValueError, OSError) as problem:  # ConnectionError is one of them
+    except (ValueError, OSError, Damaged) as problem:  # ConnectionError is an OSError
         return Finding(what, "", "not usable", (str(problem),))
 
 
@@ -215,27 +220,27 @@ def _count(what: str, found: int, published: int | None) -> Finding:
     return Finding(what, f"{published:,}", f"{found:,}", (remedy,))
 
 
-def _phi(here: Workspace, loaded: Backbone, checkpoint: str) -> str:
-    distillation.pretrained(here.store, loaded, checkpoint)
+def _phi(study: Study, loaded: Backbone, checkpoint: str) -> str:
+    distillation.bring(study.store, loaded, checkpoint)
     return f"fits {loaded.name}; sha256 {file_sha256(distillation.file_of(checkpoint))}"
 
 
-def _fti(here: Workspace, loaded: Backbone, path: str) -> str:
-    fti_training.from_released(Store(here.store.root), loaded, path)
+def _fti(study: Study, loaded: Backbone, path: str) -> str:
+    fti_training.bring(study.store, loaded, path)
     return f"fits {loaded.name}; sha256 {file_sha256(Path(path))}"
 
 
-def _writes(values: Mapping) -> bool:
-    """Whether phrases are needed; so they are where an oti_root cannot be used, which is told with the lists."""
+def _inverts(values: Mapping) -> bool:
+    """Return whether vocabulary and phrases are needed; they are where oti_root cannot be used, which is a Finding."""
     try:
-        return plan.writes_phrases(values)
+        return bool(plan.images_to_invert(values))
     except (ValueError, OSError):
         return True
 
 
-def _captions(values: Mapping, here: Workspace) -> str:
-    ids = list(annotations.imagenet(here.data)["image"])
-    read = captions.read(here.path(values["captions_file"]), ids, values["caption_split"])
+def _captions(values: Mapping, study: Study) -> str:
+    ids = list(annotations.imagenet(data_root(values, study))["image"])
+    read = captions.read(study.path(values["captions_file"]), ids, values["caption_split"])
     return f"{len(read.ids):,} of {len(ids):,} images"
 
 
@@ -255,7 +260,7 @@ def _phrases(path: Path) -> str:
 
 
 def _hub(what: str, parameter: str, name: str) -> Finding:
-    """Whether a model is a folder here, or in the hub's cache; the sha256 of its weights."""
+    """Look whether a model is a folder here, or in the hub's cache, and take the sha256 of its weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

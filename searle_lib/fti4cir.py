@@ -37,6 +37,12 @@ class Words:
     def __getitem__(self, rows) -> "Words":
         return Words(*(value[rows] for value in vars(self).values()))
 
+    def describe(self, row: int) -> str:
+        """How many attributes an image keeps, with their scores."""
+        kept = self.scores[row, self.slots[row, : self.counts[row]]].tolist()
+        noun = "attribute" if len(kept) == 1 else "attributes"
+        return f"{len(kept)} {noun}: {', '.join(f'{score:.2f}' for score in kept)}"
+
 
 class Fti4Cir(nn.Module):
     """Global embedding [N, d], not normalised, and patch tokens [N, P, w] to Words. Names as in the authors' weights.

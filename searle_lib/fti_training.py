@@ -4,7 +4,8 @@ CLIP is frozen, so everything about a caption or a picture that does not depend 
 step does no tokenizing and waits for nothing on the host.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from searle_lib import checkpoints, fti_prompts, patches, randomness, released
-from searle_lib.artefacts import Store, file_sha256
+from searle_lib import benchmarks, checkpoints, fti_prompts, images, patches, randomness, released
+from searle_lib.artefacts import Artefact, Store, file_sha256, write_json
 from searle_lib.backbone import Backbone, Tokens, tokenize
 from searle_lib.captions import Captions
-from searle_lib.distillation import Validation, contrastive_loss
-from searle_lib.fti4cir import Fti4Cir, Words, orthogonality_loss
+from searle_lib.distillation import contrastive_loss
+from searle_lib.embeddings import facts_of
+from searle_lib.fti4cir import MOST, Fti4Cir, Words, orthogonality_loss
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 from searle_lib.texts import encode_texts
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
@@ -30,7 +34,9 @@ UNUSED = {
     "subject": ("orthogonality", "attribute"),
     "attributes": ("subject",),
 }  # terms without their words
+WITHOUT = ("", *TERMS)  # what an ablation may leave out of the loss
 STEPS = "steps.csv"
+EPOCH = "epoch.json"  # beside the weights: of which epoch they are
 CHOSEN_ON = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # checkpoints that are an epoch's best, by what metric
 
 
@@ -48,8 +54,6 @@ class Settings:
     lambda_regularisation: float = 1.4
     words: str = "both"  # an ablation: subject or attributes alone
     without: str = ""  # an ablation: one of TERMS to leave out
-    validate_every: int = 1
-    save_every: int = 1
     seed: int = 42
 
 
@@ -68,10 +72,9 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in eval mode, its log by epoch, its key, and the epoch it is of."""
+    """A network in eval mode, its key, and the epoch of its training that it is of, 0 where it was brought."""
 
     model: Fti4Cir
-    log: pd.DataFrame
     key: str
     epoch: int
 
@@ -122,88 +125,160 @@ def total(terms: dict[str, Tensor], settings: Settings) -> Tensor:
 def train(
     store: Store,
     backbone: Backbone,
-    images: pd.DataFrame,
+    pictures: pd.DataFrame,
     preprocess: str,
     captions: Captions,
     settings: Settings,
-    validation: Validation = Validation(),  # noqa: B008, a frozen value
-    checkpoint: str = "last",
+    save_every: int = 1,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     image_batch_size: int = 256,
     workers: int = 2,
-) -> Trained:
-    """The network trained on captioned images, kept in the store; notebook 05_fti4cir trains it.
+) -> Artefact:
+    """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    `images` is a table with columns image and path that holds those of the captions. `checkpoint` is "last", an epoch
-    that is kept, or a key of CHOSEN_ON. A cut-off training goes on from its last finished epoch.
-    Raises ValueError for a checkpoint that is not kept, an unknown ablation, and fewer images than a batch.
+    A cut-off training goes on from its last finished epoch.
+    Raises ValueError for an unknown ablation and for fewer images than a batch.
+
+    Args:
+        store: where the training is kept.
+        backbone: the frozen CLIP.
+        pictures: columns image and path, with the images of the captions among them.
+        preprocess: how pictures become pixels.
+        captions: the images' captions, cut in two.
+        settings: what determines the network.
+        save_every: epochs between checkpoints that are kept; changes no result.
+        on_epoch: is called with every new row of the log.
+        image_batch_size: images encoded at once.
+        workers: threads that decode images.
     """
     if settings.words not in UNUSED:
         raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
-    if settings.without and settings.without not in TERMS:
+    if settings.without not in WITHOUT:
         raise ValueError(f"fti_without is {settings.without}; it must be empty or one of {', '.join(TERMS)}.")
     if len(captions.ids) < settings.batch_size:
         raise ValueError(
             f"fti_batch_size is {settings.batch_size} but {len(captions.ids)} images have captions; lower it."
         )
-    if checkpoint not in CHOSEN_ON:
-        checkpoints.kept_epoch("fti", checkpoint, settings.epochs, settings.save_every)
-    table = images.set_index("image").loc[list(captions.ids)].reset_index()
-    facts = asdict(settings) | patches.facts_of(backbone, table, preprocess)
-    facts |= {"captions": captions.key, "validation": validation.key}
+    table = pictures.set_index("image").loc[list(captions.ids)].reset_index()
+    facts = asdict(settings) | facts_of(backbone, table, preprocess)
+    facts |= {"captions": captions.key, "code": code_digest(_Training, patches.encode_patches)}
 
     def make(folder: Path) -> None:
         seen = patches.encode(store, backbone, "captioned", table, preprocess, image_batch_size, workers)
         training = _Training(folder, backbone, seen.embeddings, seen.tokens, captions, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="FTI4CIR", mininterval=2) as bar:
             while training.epoch < settings.epochs:
-                on_epoch(training.run_epoch(validation))
+                on_epoch(training.run_epoch())
+                training.save(save_every)
                 bar.update()
         checkpoints.finish(folder)
 
-    kept = store.keep("fti4cir", facts, make, "05_fti4cir", f"FTI4CIR's network for {backbone.name}")
-    log = pd.read_csv(kept.folder / checkpoints.LOG)
-    epoch = _epoch(checkpoint, log, settings)
-    model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout)
-    model.load_state_dict(load_file(kept.folder / f"fti-{epoch:03d}.safetensors"))
-    return Trained(model.eval().requires_grad_(False).to(backbone.device), log, f"{kept.key}/{epoch}", epoch)
+    return store.keep("fti4cir-training", facts, make)
 
 
-def from_released(store: Store, backbone: Backbone, path: str) -> Trained:
-    """The authors' released network, read safely from their pickle and kept in our format from then on.
+def choose(
+    store: Store, backbone: Backbone, training: Artefact | None, checkpoint: str, curve: pd.DataFrame, brought: str = ""
+) -> Trained:
+    """Return the network at one epoch of its training, kept apart as the one that the study uses, or a brought one.
+
+    `checkpoint` is "last", an epoch that was kept, or a key of CHOSEN_ON: then the best by its metric in `curve`,
+    columns epoch and metrics. Without a training the network is read from the file `brought`.
+    Raises ValueError for an epoch that was not kept and for a metric without values, and as `bring` does.
+    """
+    if training is None:
+        return bring(store, backbone, brought)
+    if checkpoint in CHOSEN_ON:
+        metric = CHOSEN_ON[checkpoint]
+        if metric not in curve:
+            raise ValueError(f"fti_checkpoint is {checkpoint}, but no epoch was validated on it; add it to datasets.")
+        checkpoint = str(curve.loc[curve[metric].idxmax(), "epoch"])
+    epoch = checkpoints.epoch_named("fti", checkpoint, training)
+    weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
+
+    def make(folder: Path) -> None:
+        checkpoints.save_weights(weights, folder / "fti.safetensors")
+        write_json(folder / EPOCH, {"epoch": epoch})
+
+    return store.keep("fti4cir", {"training": training.key, "epoch": epoch}, make).read(lambda f: load(f, backbone))
+
+
+def bring(store: Store, backbone: Backbone, path: str) -> Trained:
+    """Return the authors' released network, read safely from their pickle and kept in our format from then on.
 
     Raises ValueError when the file is not safe to read or holds a network for another backbone.
     """
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
-    model = Fti4Cir(backbone.dimension, backbone.patch_width)
 
     def make(folder: Path) -> None:
         weights = {name: value.float() for name, value in released.read_module(source).items()}
         try:
-            model.load_state_dict(weights)
+            network_of(backbone, weights)
         except RuntimeError as problem:
             said = " ".join(str(problem).split())[:200]
             raise ValueError(
                 f"fti_weights {path} does not fit {backbone.name}: {said}; use its own backbone."
             ) from problem
         checkpoints.save_weights(weights, folder / "fti.safetensors")
+        write_json(folder / EPOCH, {"epoch": 0})
 
-    facts = {"sha256": file_sha256(source), "clip": backbone.sha256}
-    kept = store.keep("fti4cir-released", facts, make, "05_fti4cir", f"FTI4CIR's network of {path}")
-    model.load_state_dict(load_file(kept.folder / "fti.safetensors"))
-    return Trained(model.eval().requires_grad_(False).to(backbone.device), pd.DataFrame(), kept.key, 0)
+    facts = {"sha256": file_sha256(source), "clip": backbone.sha256, "code": code_digest(released.read_module)}
+    return store.keep("fti4cir", facts, make).read(lambda folder: load(folder, backbone))
 
 
-def _epoch(checkpoint: str, log: pd.DataFrame, settings: Settings) -> int:
-    if checkpoint not in CHOSEN_ON:
-        return checkpoints.kept_epoch("fti", checkpoint, settings.epochs, settings.save_every)
-    metric = CHOSEN_ON[checkpoint]
-    kept = log[(log["epoch"] % settings.save_every == 0) | (log["epoch"] == settings.epochs)]
-    if metric not in kept or kept[metric].isna().all():
-        raise ValueError(f"fti_checkpoint is {checkpoint}, but no epoch was validated on it; add it to datasets.")
-    return int(kept.loc[kept[metric].idxmax(), "epoch"])
+def make_training(
+    study: Study,
+    backbone: Backbone,
+    captioned: pd.DataFrame,
+    captions: Captions,
+    settings: Settings,
+    save_every: int = 1,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Artefact | None:
+    """Return the training of the network on a study's captioned images; None where no image has a caption.
+
+    Without captions the network is to be brought. Raises as `train` does.
+    """
+    if not captions.ids:
+        return None
+    preprocess, *reading = images.reading(study)
+    return train(study, backbone, captioned, preprocess, captions, settings, save_every, on_epoch, *reading)
+
+
+def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:
+    """Return the network's words of every split's references, by split; `parts` are those that queries use."""
+    words = {}
+    for split, loaded in benchmarks.by_split(benchmarks.read(study)).items():
+        table = benchmarks.reference_table(loaded)
+        known = (trained.model, trained.key, split, table, *images.reading(study), parts)
+        words[split] = patches.words_of(study, backbone, *known)
+    return words
+
+
+def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:
+    """Return how many images of each split keep how many attributes: a row a split, a column a number."""
+    counts = {name: one.words.counts.bincount(minlength=MOST + 1)[1:].tolist() for name, one in words.items()}
+    return pd.DataFrame(counts, index=pd.RangeIndex(1, MOST + 1, name="attributes")).T
+
+
+def read(study: Study, backbone: Backbone) -> Trained:
+    """Return the network that 05_fti4cir kept."""
+    return study.artefact("05_fti4cir", "fti4cir").read(lambda folder: load(folder, backbone))
+
+
+def load(folder: Path, backbone: Backbone) -> Trained:
+    """Read a network from an artefact's folder."""
+    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
+    model = network_of(backbone, load_file(folder / "fti.safetensors"))
+    return Trained(model, folder.name.rpartition("-")[2], facts["epoch"])
+
+
+def network_of(backbone: Backbone, weights: dict[str, Tensor]) -> Fti4Cir:
+    """Return the network with these weights, on the CLIP's device, in eval mode and frozen."""
+    model = Fti4Cir(backbone.dimension, backbone.patch_width)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False).to(backbone.device)
 
 
 class _Training:
@@ -224,8 +299,8 @@ class _Training:
             steps = pd.read_csv(folder / STEPS)
             self.steps = steps[steps["epoch"] <= self.epoch]
 
-    def run_epoch(self, validation: Validation) -> dict[str, float]:
-        """Train one epoch, validate and save as the settings say; the new row of the log."""
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch; return the new row of the log."""
         self.model.train()
         rate = self.settings.learning_rate * (0.1 if self.epoch >= self.settings.drop_epoch else 1.0)
         for group in self.optimizer.param_groups:
@@ -235,12 +310,15 @@ class _Training:
         self.epoch += 1
         table = pd.DataFrame(steps.double().numpy(), columns=[*TERMS, "attributes"]).assign(epoch=self.epoch)
         self.steps = pd.concat([self.steps, table], ignore_index=True)
-        row = {"epoch": self.epoch} | table[[*TERMS, "attributes"]].mean().to_dict()
-        if self.epoch % self.settings.validate_every == 0 or self.epoch == self.settings.epochs:
-            row |= validation.metrics(self.model.eval())
-        self.log.append(row)
-        self._save()
-        return row
+        self.log.append({"epoch": self.epoch} | table[[*TERMS, "attributes"]].mean().to_dict())
+        return self.log[-1]
+
+    def save(self, save_every: int) -> None:
+        """Save what a cut-off training goes on from, and every so many epochs a checkpoint that is kept."""
+        checkpoints.write_log(self.steps, self.folder / STEPS)
+        if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
+            checkpoints.save_weights(self.model.state_dict(), checkpoints.file_of(self.folder, "fti", self.epoch))
+        checkpoints.save(self.folder, self.model, self.optimizer, self.epoch, self.log)
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(len(self.embeddings))
@@ -263,9 +341,3 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return torch.stack([*(terms[name].detach() for name in TERMS), words.counts.float().mean()])
-
-    def _save(self) -> None:
-        checkpoints.write_log(self.steps, self.folder / STEPS)
-        if self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs:
-            checkpoints.save_weights(self.model.state_dict(), self.folder / f"fti-{self.epoch:03d}.safetensors")
-        checkpoints.save(self.folder, self.model, self.optimizer, self.epoch, self.log)

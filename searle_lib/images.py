@@ -14,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from searle_lib.store.records import Study
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 PREPROCESSINGS = ("targetpad", "clip")
@@ -65,6 +67,12 @@ def to_pixels(picture: Image.Image, size: int, preprocess: str) -> Tensor:
     picture = T.resize(picture, [size], interpolation=T.InterpolationMode.BICUBIC)
     picture = T.center_crop(picture, [size, size]).convert("RGB")
     return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), MEAN, STD)
+
+
+def reading(study: Study) -> tuple[str, int, int]:
+    """Return how a study reads pictures, as 02_concepts decided: preprocessing, batch size, and number of threads."""
+    values = study.settings("02_concepts")
+    return values["preprocess"], values["image_batch_size"], values["workers"]
 
 
 def batches(paths: Sequence[Path], size: int, preprocess: str, batch_size: int, workers: int) -> Iterator[Tensor]:

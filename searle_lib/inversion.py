@@ -5,6 +5,8 @@ picture, while phrases about the picture's concepts keep their meaning when v st
 Images are independent of one another: each follows its own random numbers and sees the gradient of a batch of one.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,17 +18,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import authors, phrase_bank, plan, randomness, shards, texts
+from searle_lib import authors, benchmarks, concepts, embeddings, phrase_bank, phrases, randomness, shards, texts
 from searle_lib.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.backbone import Backbone, joined, tokenize
+from searle_lib.benchmarks import by_split
 from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.phrase_bank import SLOT, PhraseBank
 from searle_lib.phrases import Phrases
+from searle_lib.releases import folders
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 from searle_lib.texts import Laid
 
 START_DEVIATION = 0.02
-IDS = "images.json"  # beside the tokens: whose they are
+IDS = "images.json"  # beside the words: whose they are, and at which steps their losses were noted
 HISTORY = 25  # points of the loss curve that are kept of every image
 
 
@@ -56,24 +62,18 @@ def invert(
     store: Store,
     backbone: Backbone,
     images: Embeddings,
-    concepts: Concepts | None,
-    phrases: Phrases | None,
+    concepts: Concepts,
+    phrases: Phrases,
     settings: Settings,
     batch_size: int = 32,
     save_every: int = 10,
-    given: str = "",
 ) -> Inversion:
-    """The EMA pseudo-word [d_tok] of every image, kept in the store; notebook 03_oti makes them.
+    """Return the EMA pseudo-word [d_tok] of every image, kept in the store.
 
-    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result. `given` is
-    a folder of the authors' tokens (oti_pseudo_tokens); image lists that it has are not computed, and need no concepts
-    or phrases.
+    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result.
     """
-    source = plan.given_tokens(given, images.name)
-    if source:
-        return _given(store, backbone, images, source)
     facts = asdict(settings) | {"images": images.key, "concepts": concepts.key, "phrases": phrases.key}
-    facts |= {"clip": backbone.sha256, "precision": backbone.precision}
+    facts |= {"clip": backbone.sha256, "precision": backbone.precision, "code": code_digest(optimise)}
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, phrases)
@@ -86,28 +86,93 @@ def invert(
 
         made = shards.run(folder / "shards", len(images.ids), batch_size * save_every, work, desc=f"OTI {images.name}")
         save_file(made, folder / "oti.safetensors")
-        write_json(folder / IDS, images.ids)
+        _describe(folder, images, kept_steps(settings.steps))
         shards.clear(folder / "shards")
 
-    what = f"OTI tokens of {images.name} for {backbone.name}"
-    kept = store.keep(f"oti/{images.name.replace('/', '-')}", facts, make, "03_oti", what)
-    made = load_file(kept.folder / "oti.safetensors")
-    curves = {name: made[name].mean(0).tolist() for name in ("cos", "gpt")}
-    history = pd.DataFrame({"step": _kept_steps(settings.steps)} | curves)
-    return Inversion(Embeddings(images.name, images.ids, made["ema"], kept.key), history)
+    return store.keep(f"oti/{images.name}", facts, make).read(load)
 
 
-def _given(store: Store, backbone: Backbone, images: Embeddings, source: Path) -> Inversion:
+def bring(store: Store, backbone: Backbone, images: Embeddings, source: Path) -> Inversion:
+    """Return the pseudo-words of a list of images from a folder of the authors' experiment, kept in the store.
+
+    Raises FileNotFoundError or ValueError, in one sentence, for files that do not hold them.
+    """
+    files = {file: file_sha256(source / file) for file in (authors.EMA, authors.NAMES) if (source / file).is_file()}
+    facts = {"files": files, "ids": digest(list(images.ids)), "clip": backbone.sha256}
+    facts["code"] = code_digest(authors.read_tokens)
+
     def make(folder: Path) -> None:
         ema, last = authors.read_tokens(source, images.ids, backbone.width)
         save_file({"ema": ema, "last": last}, folder / "oti.safetensors")
-        write_json(folder / IDS, images.ids)
+        _describe(folder, images, [])
 
-    files = {file: file_sha256(source / file) for file in (authors.EMA, authors.NAMES) if (source / file).is_file()}
-    facts = {"files": files, "ids": digest(list(images.ids)), "clip": backbone.sha256}
-    kept = store.keep(f"oti-given/{images.name.replace('/', '-')}", facts, make, what=f"the tokens in {source}")
-    tokens = load_file(kept.folder / "oti.safetensors")["ema"]
-    return Inversion(Embeddings(images.name, images.ids, tokens, kept.key), pd.DataFrame())
+    return store.keep(f"oti/{images.name}", facts, make).read(load)
+
+
+def make_words(
+    study: Study, backbone: Backbone, settings: Settings, batch_size: int = 32, save_every: int = 10, oti_root: str = ""
+) -> dict[str, Inversion]:
+    """Return the pseudo-words of every list of images that has concepts, by its name: all that 03_oti makes.
+
+    Lists that `oti_root`, a folder of the authors' tokens, holds are taken from there; they need no concepts.
+    """
+    with_concepts, words = study.artefacts("02_concepts", "concepts"), {}
+    written = phrases.read(study) if with_concepts else None
+    for name in [benchmarks.IMAGENET, *(f"{split}/references" for split in by_split(benchmarks.read(study)))]:
+        source = folders.find_tokens(oti_root, name)
+        if source and f"embeddings/{name}" in study.read("02_concepts").made:
+            words[name] = bring(study, backbone, embeddings.read(study, name), source)
+        elif name in with_concepts:
+            known = (embeddings.read(study, name), concepts.read(study, name), written)
+            words[name] = invert(study, backbone, *known, settings, batch_size, save_every)
+    return words
+
+
+def last_losses(words: Mapping[str, Inversion]) -> pd.DataFrame:
+    """Return the losses at the last step, a row a list of images; no losses where the words were brought."""
+    rows = {name: {"pictures": len(one.tokens.ids)} for name, one in words.items()}
+    for name, one in words.items():
+        rows[name] |= {} if one.history.empty else one.history.iloc[-1].drop("step").to_dict()
+    table = pd.DataFrame(rows).T.astype({"pictures": int}).round(3)
+    return table.rename(columns={"cos": "picture loss", "gpt": "phrase loss"})
+
+
+def invert_first(study: Study, backbone: Backbone, name: str, settings: Settings, count: int = 8) -> Tensor:
+    """Return the pseudo-words [n, d_tok] of the first images of a list, computed now and not kept.
+
+    None, n = 0, for a list whose words were brought: it has no concepts.
+    """
+    if name not in study.artefacts("02_concepts", "concepts"):
+        return torch.empty(0, backbone.width)
+    images, near = embeddings.read(study, name), concepts.read(study, name)
+    bank = phrase_bank.prepare(study.store, backbone, phrases.read(study))
+    return optimise(backbone, images, near, bank, range(min(count, len(images.ids))), settings)["ema"]
+
+
+def first_words(study: Study, name: str, count: int = 8) -> Tensor:
+    """Return the pseudo-words [n, d_tok] of the first images of a list, none where 03_oti has made none of it."""
+    if study.problem("03_oti") or f"oti/{name}" not in study.read("03_oti").made:
+        return torch.empty(0, 0)
+    return read(study, name).tokens.vectors[:count]
+
+
+def read(study: Study, images: str) -> Inversion:
+    """Return the pseudo-words of a list of images that 03_oti kept."""
+    return study.artefact("03_oti", f"oti/{images}").read(load)
+
+
+def load(folder: Path) -> Inversion:
+    """Read pseudo-words from an artefact's folder; the history is empty where they were brought."""
+    facts = json.loads((folder / IDS).read_text(encoding="utf-8"))
+    made = load_file(folder / "oti.safetensors")
+    curves = {name: made[name].mean(0).tolist() for name in ("cos", "gpt") if name in made}
+    key = folder.name.rpartition("-")[2]
+    history = pd.DataFrame({"step": facts["steps"]} | curves)
+    return Inversion(Embeddings(facts["name"], tuple(facts["ids"]), made["ema"], key), history)
+
+
+def _describe(folder: Path, images: Embeddings, steps: list[int]) -> None:
+    write_json(folder / IDS, {"name": images.name, "ids": images.ids, "steps": steps})
 
 
 def optimise(
@@ -125,7 +190,7 @@ def optimise(
     read = _texts_to_read(backbone, bank, which_template, which_phrase)
     plain = bank.features[which_phrase.flatten()].view(*which_phrase.shape, -1).to(backbone.device)  # [B, steps, d]
     optimizer = torch.optim.AdamW([words], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    kept, history = set(_kept_steps(settings.steps)), []
+    kept, history = set(kept_steps(settings.steps)), []
     for step in range(settings.steps):
         cos, gpt = losses(backbone, words, targets, read[step], plain[:, step])
         (total(cos, gpt, settings).sum() * backbone.loss_scale).backward()  # a sum: each image as in a batch of one
@@ -169,7 +234,7 @@ def _texts_to_read(backbone: Backbone, bank: PhraseBank, which_template: Tensor,
     return [texts.lay_out(backbone, of_step, pairs) for of_step in groups]
 
 
-def _kept_steps(steps: int) -> list[int]:
+def kept_steps(steps: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, HISTORY))})
 
 

@@ -1,15 +1,19 @@
 """Which real words a pseudo-word is near, to look at what inversion has found."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib.backbone import Backbone
-from searle_lib.fti4cir import Words
+from searle_lib import concepts
+from searle_lib.backbone import Backbone, clip
 from searle_lib.retrieval import top_k
+from searle_lib.store.records import Study
 from searle_lib.texts import encode_texts
 
 SENTENCE = "a photo of {}"
+FREQUENT = 2000  # words to compare with where a study has no vocabulary
 
 
 @torch.no_grad()
@@ -21,11 +25,22 @@ def nearest_names(backbone: Backbone, words: Tensor, names: tuple[str, ...], cou
     return [[names[row] for row in rows] for rows in best.tolist()]
 
 
-def nearest_attribute_names(
-    backbone: Backbone, words: Words, names: tuple[str, ...], count: int
-) -> list[list[list[str]]]:
-    """For each image and each of its attribute words, the names nearest to it."""
-    found = []
-    for row, kept in enumerate(words.counts.tolist()):
-        found.append(nearest_names(backbone, words.attributes[row, :kept], names, count))
-    return found
+def known_names(study: Study) -> tuple[str, ...]:
+    """Return names to compare pseudo-words with: the study's vocabulary, or frequent words where it has none.
+
+    A study that brings φ needs no vocabulary. CLIP's tokenizer lists words by frequency, so its first long ones serve.
+    """
+    if study.has("01_phrases"):
+        return concepts.read_names(study).names
+    words = [token.removesuffix("</w>") for token in clip.clip._tokenizer.encoder if token.endswith("</w>")]
+    return tuple(word for word in words if word.isalpha() and word.isascii() and len(word) > 3)[:FREQUENT]
+
+
+def lines(backbone: Backbone, names: tuple[str, ...], words: Mapping[str, Tensor], count: int = 2) -> list[str]:
+    """Return for each image which names its pseudo-words are nearest to, a line for each kind of word [N, d_tok].
+
+    Kinds without words are left out.
+    """
+    nearest = {kind: nearest_names(backbone, of_kind, names, count) for kind, of_kind in words.items() if len(of_kind)}
+    rows = [[f"{kind}: {', '.join(near)}" for near in of_kind] for kind, of_kind in nearest.items()]
+    return ["\n".join(parts) for parts in zip(*rows, strict=True)]

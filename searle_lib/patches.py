@@ -3,6 +3,7 @@
 An image is one pass of the visual tower, which gives its embedding and its patch tokens together.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searle_lib import images, shards
-from searle_lib.artefacts import Store
+from searle_lib.artefacts import Store, write_json
 from searle_lib.backbone import Backbone, encode_patches
-from searle_lib.embeddings import images_fingerprint
+from searle_lib.embeddings import facts_of
 from searle_lib.fti4cir import Fti4Cir, Words
 from searle_lib.shards import Rows
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 
 SHARD = 512
+IDS = "images.json"  # beside the words: whose they are
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ def encode(
     store: Store, backbone: Backbone, name: str, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
 ) -> Patches:
     """Embeddings and patch tokens of the images of a table, kept in the store (in half precision where the towers
-    run in it); notebook 05_fti4cir makes them.
+    run in it).
 
     100,000 images of ViT-L/14 take 53 GB in half precision, so nothing ever holds all of them in memory.
     """
-    facts = facts_of(backbone, table, preprocess)
+    facts = facts_of(backbone, table, preprocess) | {"code": code_digest(encode_patches, images.to_pixels, images.read)}
     kind = torch.float32 if backbone.precision == "float32" else torch.float16
 
     def work(first: int, end: int) -> dict[str, Tensor]:
@@ -69,9 +73,9 @@ def encode(
     def make(folder: Path) -> None:
         shards.write(folder, len(table), SHARD, work, desc=f"patches of {name}")
 
-    kept = store.keep(f"patches/{name.replace('/', '-')}", facts, make, "05_fti4cir", f"patch tokens of {name}")
-    there = shards.mapped(kept.folder)
-    return Patches(tuple(table["image"]), there["embeddings"], there["tokens"], kept.key)
+    kept = store.keep(f"patches/{name}", facts, make)
+    rows = kept.read(shards.mapped)
+    return Patches(tuple(table["image"]), rows["embeddings"], rows["tokens"], kept.key)
 
 
 def words_of(
@@ -86,19 +90,27 @@ def words_of(
     workers: int,
     parts: str = "both",
 ) -> ImageWords:
-    """The words that a network, for which the key `network` stands, gives the images of a table; kept in the store.
-
-    Notebook 05_fti4cir makes them.
-    """
+    """Return the words that a network, for which the key `network` stands, gives the images of a table; kept."""
     facts = facts_of(backbone, table, preprocess) | {"network": network}
+    facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:
         found = words_by(backbone, model, table, preprocess, batch_size, workers)
         save_file(vars(found.words), folder / "words.safetensors")
+        write_json(folder / IDS, found.ids)
 
-    what = f"FTI4CIR's words of {name} for {backbone.name}"
-    kept = store.keep(f"fti-words/{name.replace('/', '-')}", facts, make, "05_fti4cir", what)
-    return ImageWords(tuple(table["image"]), Words(**load_file(kept.folder / "words.safetensors")), kept.key, parts)
+    return store.keep(f"fti-words/{name}", facts, make).read(lambda folder: load(folder, parts))
+
+
+def read(study: Study, name: str, parts: str) -> ImageWords:
+    """Return FTI4CIR's words of the references of a split that 05_fti4cir kept."""
+    return study.artefact("05_fti4cir", f"fti-words/{name}").read(lambda folder: load(folder, parts))
+
+
+def load(folder: Path, parts: str) -> ImageWords:
+    """Read words from an artefact's folder."""
+    ids = tuple(json.loads((folder / IDS).read_text(encoding="utf-8")))
+    return ImageWords(ids, Words(**load_file(folder / "words.safetensors")), folder.name.rpartition("-")[2], parts)
 
 
 def look(
@@ -126,17 +138,6 @@ def words_by(
         found.append({field: value.cpu() for field, value in vars(words).items()})
     together = Words(**{field: torch.cat([part[field] for part in found]) for field in found[0]})
     return ImageWords(tuple(table["image"]), together, "", parts)
-
-
-def facts_of(backbone: Backbone, table: pd.DataFrame, preprocess: str) -> dict:
-    """What determines the patch tokens of the images of a table."""
-    fingerprint = images_fingerprint(table["image"], map(Path, table["path"]))
-    return {
-        "clip": backbone.sha256,
-        "preprocess": preprocess,
-        "images": fingerprint,
-        "precision": backbone.precision,
-    }
 
 
 def _batches(

@@ -4,6 +4,7 @@ The published code tokenizes and encodes a phrase again at every step. Both are 
 are computed once, kept in the store, and looked up by row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from searle_lib.backbone import CONTEXT, Backbone, Tokens, tokenize
 from searle_lib.concepts import Concepts
 from searle_lib.phrases import Phrases
 from searle_lib.shards import Rows
+from searle_lib.store.code import code_digest
 from searle_lib.texts import encode_texts
 
 SLOT = " $ "
@@ -113,21 +115,28 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
     concept_of = np.repeat(np.array(phrases.concepts, dtype=object), np.diff(phrases.starts))
 
     def work(start: int, end: int) -> dict[str, Tensor]:
-        pairs = list(zip(phrases.texts[start:end], concept_of[start:end], strict=True))
-        made = {"features": F.normalize(encode_texts(backbone, [text for text, _ in pairs], batch_size), dim=-1)}
-        for name, most in (("first", 1), ("every", -1)):
-            tokens = tokenize([text.replace(concept, SLOT, most) for text, concept in pairs])
-            ids = F.pad(tokens.ids, (0, CONTEXT - tokens.ids.shape[1]))
-            made |= {f"{name}.ids": ids.int(), f"{name}.ends": tokens.ends.int()}
-        return made
+        return encode_phrases(backbone, phrases.texts[start:end], concept_of[start:end], batch_size)
 
     def make(folder: Path) -> None:
         shards.write(folder, len(phrases.texts), SHARD, work, desc="phrase features")
 
     facts = {"phrases": phrases.key, "clip": backbone.sha256, "precision": backbone.precision}
+    facts["code"] = code_digest(encode_phrases)
     there = shards.mapped(store.keep("phrase-bank", facts, make).folder)
     first, every = (Slotted(there[f"{name}.ids"], there[f"{name}.ends"]) for name in ("first", "every"))
     return PhraseBank(phrases, first, every, there["features"])
+
+
+def encode_phrases(
+    backbone: Backbone, texts: Sequence[str], concepts: Sequence[str], batch_size: int
+) -> dict[str, Tensor]:
+    """Return the unit features [P, d] of phrases, and their tokens with one or every mention of its concept replaced."""
+    made = {"features": F.normalize(encode_texts(backbone, list(texts), batch_size), dim=-1)}
+    for name, most in (("first", 1), ("every", -1)):
+        tokens = tokenize([text.replace(concept, SLOT, most) for text, concept in zip(texts, concepts, strict=True)])
+        ids = F.pad(tokens.ids, (0, CONTEXT - tokens.ids.shape[1]))
+        made |= {f"{name}.ids": ids.int(), f"{name}.ends": tokens.ends.int()}
+    return made
 
 
 def similarity_loss(spliced: Tensor, plain: Tensor) -> Tensor:

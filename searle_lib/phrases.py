@@ -18,6 +18,8 @@ from searle_lib import authors, downloads, randomness, shards
 from searle_lib.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.backbone import find_device
 from searle_lib.concepts import Vocabulary
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
 
 PROMPT = "a photo of {} that"
 RELEASE = "https://github.com/miccunifi/SEARLE/releases/download/weights/GPTNeo27B.zip"  # the authors' phrases
@@ -77,7 +79,7 @@ def generate(
     batch: int = 8,
     given: str = "",
 ) -> Phrases:
-    """Sampled phrases of every concept, kept in the store; notebook 01_phrases makes them.
+    """Return sampled phrases about every concept, kept in the store.
 
     `language_model` is a folder or a hub name, with "@revision" behind it for another than the newest; `batch` is the
     concepts a call of the model; results do not depend on it. `given` is a file of phrases in the authors' form to
@@ -88,7 +90,7 @@ def generate(
         return _given(store, vocabulary, given)
     names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
     facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
-    facts["dtype"] = str(_dtype(find_device(device)))
+    facts["code"] = code_digest(sample, clean)
 
     def make(folder: Path) -> None:
         model, tokenizer = load_language_model(language_model, device)
@@ -105,8 +107,17 @@ def generate(
         )
         shards.clear(folder / "shards")
 
-    kept = store.keep("phrases", facts, make, "01_phrases", "phrases about the vocabulary")
-    return from_table(pd.read_parquet(kept.folder / "phrases.parquet"), kept.key)
+    return store.keep("phrases", facts, make).read(load)
+
+
+def read(study: Study) -> Phrases:
+    """Return the phrases that 01_phrases kept."""
+    return study.artefact("01_phrases", "phrases").read(load)
+
+
+def load(folder: Path) -> Phrases:
+    """Read phrases from an artefact's folder."""
+    return from_table(pd.read_parquet(folder / "phrases.parquet"), folder.name.rpartition("-")[2])
 
 
 def _given(store: Store, vocabulary: Vocabulary, given: str) -> Phrases:
@@ -126,9 +137,8 @@ def _given(store: Store, vocabulary: Vocabulary, given: str) -> Phrases:
             )
         table.to_parquet(folder / "phrases.parquet", index=False)
 
-    facts = {"sha256": file_sha256(path), "vocabulary": vocabulary.key}
-    kept = store.keep("phrases-given", facts, make, what=f"the phrases of {given}")
-    return from_table(pd.read_parquet(kept.folder / "phrases.parquet"), kept.key)
+    facts = {"sha256": file_sha256(path), "vocabulary": vocabulary.key, "code": code_digest(authors.read_phrases)}
+    return store.keep("phrases", facts, make).read(load)
 
 
 def from_table(table: pd.DataFrame, key: str | None = None) -> Phrases:

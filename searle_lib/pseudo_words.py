@@ -13,13 +13,13 @@ from torch import Tensor
 
 from searle_lib import authors, backbone, images, texts
 from searle_lib.backbone import Backbone
-from searle_lib.distillation import Phi, file_of
+from searle_lib.distillation import Phi, file_of, network_of
 
 PUBLISHED = {"ViT-B/32": "SEARLE_ViT-B32", "ViT-L/14": "SEARLE_ViT-L14"}
 
 
 def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = "auto") -> tuple[Backbone, Phi]:
-    """A CLIP, by name, file, or loaded, and its φ: the published one, fetched once, or that of a file.
+    """Return a CLIP, by name, file, or loaded, and its φ: the published one, fetched once, or that of a file.
 
     Raises ValueError, in one sentence, for a CLIP without a published φ and for a φ of another CLIP, ConnectionError
     when weights cannot be fetched.
@@ -28,19 +28,18 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
     name = PUBLISHED.get(loaded.name)
     if not phi and not name:
         raise ValueError(f"no φ is published for {loaded.name}; give its file as phi, or use {' or '.join(PUBLISHED)}.")
-    network = Phi(loaded.dimension, loaded.width)
-    network.load_state_dict(authors.read_phi(file_of(phi or name), loaded.dimension, loaded.width))
-    return loaded, network.eval().requires_grad_(False).to(loaded.device)
+    weights = authors.read_phi(file_of(phi or name), loaded.dimension, loaded.width)
+    return loaded, network_of(loaded, weights)
 
 
 def embed(clip: Backbone, picture: Path | str, preprocess: str = "targetpad") -> Tensor:
-    """A picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names the file."""
+    """Return a picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names the file."""
     pixels = images.to_pixels(images.read(Path(picture)), clip.resolution, preprocess)
     return backbone.encode_images(clip, pixels.unsqueeze(0))
 
 
 def encode_with_pseudo_words(clip: Backbone, prompts: Sequence[str], words: Tensor) -> Tensor:
-    """Unit text features [N, d] of prompts that each hold " $ ", which a pseudo-word of words [N, d_tok] replaces.
+    """Return unit text features [N, d] of prompts that each hold " $ ", which one of the words [N, d_tok] replaces.
 
     Raises ValueError for a prompt without $ and for another number of words than prompts.
     """

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import images, shards
+from searle_lib import annotations, images, shards
 from searle_lib.artefacts import Store
-from searle_lib.benchmarks import Benchmark, images_of
+from searle_lib.benchmarks import IMAGENET, Benchmark, by_split, images_of, keep, load_all, reference_table
+from searle_lib.benchmarks import read as read_benchmarks
+from searle_lib.store.records import Study
 
 POLICIES = ("error", "report")
 GOOD, MISSING, BROKEN = range(3)
@@ -72,12 +74,39 @@ def only(store: Store, splits: dict[str, list[Benchmark]], policy: str, workers:
     return {name: [_only(store, b, policy, workers) for b in loaded] for name, loaded in splits.items()}
 
 
-def counts(splits: dict[str, list[Benchmark]]) -> pd.DataFrame:
+def unlabeled(study: Study) -> pd.DataFrame:
+    """Return the unlabeled pictures of a study, columns image and path, as 02_concepts decided to read them."""
+    values = study.settings("02_concepts")
+    table = annotations.imagenet(Path(study.path(values["data_root"])))
+    return of(study.store, IMAGENET, table, values["missing_images"], values["workers"])
+
+
+def pictures(study: Study, images: str, benchmarks: Sequence[Benchmark] = ()) -> pd.DataFrame:
+    """Return columns image and path of a list of images: "imagenet/test", or "cirr/val/references".
+
+    `benchmarks` are those of the study where 02_concepts has not kept them yet.
+    """
+    if images == IMAGENET:
+        return unlabeled(study)
+    return reference_table(by_split(benchmarks or read_benchmarks(study))[images.removesuffix("/references")])
+
+
+def collect(
+    study: Study, datasets: Sequence[str], evaluate: Sequence[str], fashioniq_gallery: str, policy: str, workers: int
+) -> list[Benchmark]:
+    """Return the benchmarks of a study, without what `policy` leaves out, and keep them for later notebooks."""
+    data_root = Path(study.path(study.values["data_root"]))
+    splits = only(study.store, load_all(datasets, data_root, evaluate, fashioniq_gallery), policy, workers)
+    benchmarks = [benchmark for loaded in splits.values() for benchmark in loaded]
+    keep(study, benchmarks, data_root)
+    return benchmarks
+
+
+def counts(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
     """How much of each benchmark is there: "n of N" queries and gallery images."""
     rows = {
         benchmark.name: [f"{part:,} of {whole:,}" for part, whole in zip(benchmark.there, benchmark.whole, strict=True)]
-        for loaded in splits.values()
-        for benchmark in loaded
+        for benchmark in benchmarks
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["queries", "gallery images"])
 

@@ -12,28 +12,32 @@ from pathlib import Path
 import nbformat
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from pygments import highlight
 from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from searle_lib.artefacts import written_aside
+from searle_lib.reporting import stale_pages
 
+CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results")
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{style}</style></head>
-<body><nav>{nav}</nav><main>{body}</main></body></html>
+{head}<title>{title}</title><style>{style}</style></head>
+<body><nav>{nav}</nav><main>{note}{body}</main></body></html>
 """
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 
 
-def page(notebook: Path, target: Path) -> Path:
-    """Render an executed notebook as a page that stands alone."""
+def page(notebook: Path, target: Path, head: str = "") -> Path:
+    """Render an executed notebook as a page that stands alone; `head` names the record it was made from."""
     content = nbformat.read(notebook, as_version=4)
-    content.cells = _with_what_differs(content.cells)
+    content.cells = _with_parameters_folded(content.cells)
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(content)
-    write(target, target.stem, '<a href="index.html">All pages of this study</a>', body)
+    write(target, target.stem, _ways(target.stem), body, head)
     return target
 
 
@@ -58,18 +62,30 @@ def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
     return target
 
 
-def write(target: Path, title: str, nav: str, body: str) -> None:
-    """Write a page that stands alone, of a body in HTML."""
+def write(target: Path, title: str, nav: str, body: str, head: str = "") -> None:
+    """Write a page that stands alone, of a body in HTML; the place for a note that it is stale stands on its top."""
     style = resources.files("searle_lib").joinpath("page.css").read_text()
     style += HtmlFormatter(style="default").get_style_defs(".highlight")
     with written_aside(target) as aside:
-        aside.write_text(_PAGE.format(title=html.escape(title), style=style, nav=nav, body=body), encoding="utf-8")
+        parts = {"title": html.escape(title), "style": style, "nav": nav, "body": body, "head": head}
+        aside.write_text(_PAGE.format(**parts, note=stale_pages.NO_NOTE), encoding="utf-8")
+
+
+def _ways(notebook: str) -> str:
+    """Return the links from a notebook's page to the index, and to the pages before and after it."""
+    place = CHAPTERS.index(notebook) if notebook in CHAPTERS else None
+    ways = ['<a href="index.html">All pages of this study</a>']
+    if place is not None:
+        ways += [f'<a href="{name}.html">← {name}</a>' for name in CHAPTERS[max(place - 1, 0) : place]]
+        ways += [f'<a href="{name}.html">{name} →</a>' for name in CHAPTERS[place + 1 : place + 2]]
+    return " ".join(ways)
 
 
 def _with_mathml(text: str) -> str:
     def replaced(match: re.Match) -> str:
         block, inline = match.groups()
-        return convert((block or inline).strip(), display="block" if block else "inline")
+        formula = convert((block or inline).strip(), display="block" if block else "inline")
+        return f'<div class="formula">{formula}</div>' if block else formula
 
     return _FORMULA.sub(replaced, text)
 
@@ -82,8 +98,8 @@ def _opening(notebook: Path) -> tuple[str, str]:
     return title.lstrip("# ").strip(), re.sub(r"[*`$]", "", " ".join(question.split()))
 
 
-def _with_what_differs(cells: list) -> list:
-    """The cells, with papermill's own cell of all values cut to those that differ from the declared ones."""
+def _with_parameters_folded(cells: list) -> list:
+    """Return the cells, with the parameters cell as a line that opens, and papermill's cut to what differs from it."""
     declared = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
     defaults = {line.partition(":")[0]: line.partition(" = ")[2].partition("  #")[0] for line in declared.splitlines()}
     kept = []
@@ -94,8 +110,18 @@ def _with_what_differs(cells: list) -> list:
             if not differing:
                 continue
             cell.source = "\n".join(["# Values of this run", *differing])
+        if "parameters" in cell.metadata.get("tags", []):
+            cell = _folded(cell.source)
         kept.append(cell)
     return kept
+
+
+def _folded(source: str) -> nbformat.NotebookNode:
+    """Return a parameters cell as a line that opens when it is clicked."""
+    count = sum(" = " in line for line in source.splitlines())
+    code = highlight(source, PythonLexer(), HtmlFormatter())
+    shown = f"<details><summary>{count} parameters, with their published values</summary>{code}</details>"
+    return nbformat.v4.new_raw_cell(shown, metadata={"raw_mimetype": "text/html"})
 
 
 def _same(value: str, default: str | None) -> bool:

@@ -31,7 +31,7 @@ TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
 def summarise(scores: pd.DataFrame, study: str, made_with: dict, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
     """Means over queries with percentile intervals, in percent: COLUMNS, queries and evaluated_on, one row a number.
 
-    `made_with` is what `evaluation.leave` wrote.
+    `made_with` is what `evaluation.made_with` gives.
 
     `scores` is long form: dataset, split, category, method, query, metric, value. Where a benchmark has several
     categories their plain mean is added as the category "average", resampled within each category. All methods
@@ -87,6 +87,43 @@ def differences(
     order = [(method, f"{dataset} {metric}") for method in methods for dataset, _, _, metric in MAIN]
     order = [row for row in order if row in rows]
     return pd.DataFrame([rows[row] for row in order], pd.MultiIndex.from_tuples(order) if order else None)
+
+
+def main_of(results: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Return those of MAIN that a study has numbers of."""
+    return [panel for panel in MAIN if panel[0] in set(results["dataset"])]
+
+
+def of_query(scores: pd.DataFrame, dataset: str, category: str, query: str) -> pd.DataFrame:
+    """Return the scores of one query, in percent: a row a method, a column a metric."""
+    chosen = scores[(scores["dataset"] == dataset) & (scores["query"] == query)]
+    chosen = chosen[chosen["category"].isin([category, "subset"])]
+    table = chosen.pivot(index="method", columns="metric", values="value") * 100
+    return table.loc[chosen["method"].unique(), chosen["metric"].unique()].rename_axis(index=None, columns=None)
+
+
+def verdicts(scores: pd.DataFrame, resamples: int = 2000, seed: int = 42) -> list[str]:
+    """Return a sentence for each main metric: which method is ahead, of which, by how much and how sure.
+
+    A lead is called sure when the 95 % interval of the paired difference does not hold zero.
+    """
+    sentences = []
+    for where, means, draws, _ in _drawn(scores, resamples, seed):
+        for metric in [metric for *place, metric in MAIN if tuple(place) == tuple(where.values())]:
+            of_metric = means.xs(metric, level="metric").sort_values(ascending=False, kind="stable")
+            (first, best), *others = of_metric.items()
+            column = {pair: place for place, pair in enumerate(means.index)}
+            ahead, level = [], []
+            for method, value in others:
+                apart = draws[:, column[first, metric]] - draws[:, column[method, metric]]
+                low, high = np.percentile(apart, [2.5, 97.5]) * 100
+                said = f"{method} (+{(best - value) * 100:.1f} [{low:.1f}, {high:.1f}])"
+                (ahead if low > 0 else level).append(said)
+            sentence = f"{where['dataset']} {metric}: {first} has the highest mean, {best * 100:.1f}"
+            sentence += f"; it cannot be told apart from {', '.join(level)}" if level else ""
+            sentence += f"; it is surely ahead of {', '.join(ahead)}" if ahead else ""
+            sentences.append(f"{sentence}.")
+    return sentences
 
 
 def write_csv(results: pd.DataFrame, path: Path) -> Path:

@@ -15,7 +15,7 @@ SUBSET = 3
 def write_all(folder: Path, rankings: pd.DataFrame, sizes: dict[str, dict]) -> list[Path]:
     """Write every method's files for each complete split that a server scores, and remove those of an earlier run.
 
-    `rankings` and `sizes` are as `evaluation.leave` writes them.
+    `rankings` and `sizes` are as `evaluation.read_scores` and `evaluation.made_with` give them.
     """
     written = []
     for (dataset, split, method), of_method in rankings.groupby(["dataset", "split", "method"], sort=False):

@@ -13,7 +13,7 @@ from searle_lib.sheets import STYLE
 def table(results: pd.DataFrame, dataset: str, split: str, made_with: dict, kind: str = "") -> HTML:
     """A benchmark's table with intervals, the published numbers of the same metrics below, and what it was made from.
 
-    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP". `made_with` is what `evaluation.leave` wrote.
+    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP". `made_with` is what `evaluation.made_with` gives.
     Where the study's pictures are drawn, the published numbers are marked as of the real data.
     """
     columns = [pair for pair in wide(results, dataset, split).columns if pair[0] not in _aspects(results, dataset)]
@@ -29,6 +29,22 @@ def table(results: pd.DataFrame, dataset: str, split: str, made_with: dict, kind
     lines += _published_rows(dataset, columns, made_with["world"] == "miniature")
     note = "Percent; below each value its 95 % bootstrap interval over queries."
     return _page(lines, f"{note} {sources(dataset, split, made_with)}")
+
+
+def of_study(results: pd.DataFrame, made_with: dict) -> list[HTML]:
+    """The tables of every benchmark under its name: FashionIQ's recall and mAP apart, CIRCO's by aspect too."""
+    shown = []
+    for dataset in dict.fromkeys(results["dataset"]):
+        kinds = ("R", "mAP") if dataset == "FashionIQ" else ("",)
+        shown.append(HTML(f"<h3>{html.escape(dataset)}</h3>"))
+        shown += [table(results, dataset, "val", made_with, kind) for kind in kinds]
+        shown += [aspect_table(results, dataset, "val", made_with)] * bool(_aspects(results, dataset))
+    return shown
+
+
+def sentences(lines: list[str]) -> HTML:
+    """Sentences, one below the other."""
+    return HTML("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
 
 
 def aspect_table(results: pd.DataFrame, dataset: str, split: str, made_with: dict) -> HTML:
@@ -56,7 +72,7 @@ def _page(lines: list[str], note: str) -> HTML:
 def sources(dataset: str, split: str, made_with: dict) -> str:
     """How much of the data set was there, which gallery FashionIQ has, and of which CLIP the numbers are."""
     on = evaluated_on(dataset, split, made_with["sizes"])
-    return f"{on}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256']}."
+    return f"{on}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256'][:8]}…."
 
 
 def _head(columns: list[tuple[str, str]]) -> str:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 Log = Callable[[dict[str, float]], None]
 
 
-def comet(workspace: str, name: str, facts: dict) -> Log:
-    """What to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY."""
+def comet(name: str, facts: dict) -> Log:
+    """Return what to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY.
+
+    The workspace is that of COMET_WORKSPACE, which Comet reads itself.
+    """
     if not importlib.util.find_spec("comet_ml") or not os.environ.get("COMET_API_KEY"):
         return lambda row: None
     experiments = []
@@ -17,7 +20,7 @@ def comet(workspace: str, name: str, facts: dict) -> Log:
         if not experiments:  # none is opened for a training that is there already
             from comet_ml import Experiment
 
-            experiments.append(Experiment(project_name="searle", workspace=workspace or None))
+            experiments.append(Experiment(project_name="searle"))
             experiments[0].set_name(name)
             experiments[0].log_parameters(facts)
         experiments[0].log_metrics(row, epoch=int(row["epoch"]))

@@ -127,7 +127,7 @@ def test_a_study_given_phrases_takes_exactly_those_and_keeps_them_as_parquet(tmp
     for concept, of in PHRASES.items():
         assert list(written.of(concept.strip())) == of
     assert list(zip(written.table()["concept"], written.texts, strict=True)) == TABLE
-    (kept,) = (tmp_path / "store").glob("phrases-given-*/phrases.parquet")
+    (kept,) = (tmp_path / "store").glob("phrases-*/phrases.parquet")
     assert list(pd.read_parquet(kept).itertuples(index=False, name=None)) == TABLE
 
 
@@ -217,7 +217,7 @@ def test_an_image_has_the_concepts_of_its_row_of_the_authors_csv(tmp_path, tiny,
     for row, number in enumerate((7, 1, 30, 4)):
         expected = cells[order.index(number)][:9].tolist()
         assert [near.names[place] for place in near.rows[row].tolist()] == expected
-    assert not (tmp_path / "store").exists()  # nothing was computed
+    assert not list((tmp_path / "store").glob("vocabulary-features-*"))  # nothing was computed
 
 
 def test_a_list_without_a_csv_is_computed(tmp_path, tiny):
@@ -405,9 +405,9 @@ def test_an_experiment_without_one_of_its_files_is_named(tmp_path, file):
 
 def test_given_tokens_are_taken_in_the_images_order_without_concepts_or_phrases(tmp_path, tiny):
     names = ["0000000030", "0000000002", "0000000004", "0000000001", "0000000007"]
-    ema = experiment(tmp_path / "oti" / "circo" / "val" / "exp", names, tiny.width)
+    ema = experiment(tmp_path / "exp", names, tiny.width)
     images = image_list(tiny, "circo/val/references", ["7", "1", "30", "4"])
-    made = inversion.invert(Store(tmp_path / "store"), tiny, images, None, None, FAST, given=str(tmp_path / "oti"))
+    made = inversion.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp")
     assert made.tokens.ids == images.ids and made.tokens.name == images.name
     assert torch.equal(made.tokens.of(["4", "7"]), ema[[2, 4]])
     assert torch.equal(made.tokens.vectors, ema[[4, 3, 0, 2]])
@@ -417,9 +417,8 @@ def test_given_tokens_are_taken_in_the_images_order_without_concepts_or_phrases(
 def test_other_given_tokens_have_another_key(tmp_path, tiny):
     images, keys = image_list(tiny, "imagenet/test", IDS), []
     for edit in (lambda files: None, lambda files: files[authors.EMA].mul_(2), lambda files: None):
-        experiment(tmp_path / "oti" / "imagenet" / "test" / "exp", IDS, tiny.width, edit)
-        made = inversion.invert(Store(tmp_path / "store"), tiny, images, None, None, FAST, given=str(tmp_path / "oti"))
-        keys.append(made.tokens.key)
+        experiment(tmp_path / "exp", IDS, tiny.width, edit)
+        keys.append(inversion.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp").tokens.key)
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -527,18 +526,18 @@ def test_a_phi_that_is_not_there_is_named(tmp_path):
 
 def test_a_given_phi_predicts_what_the_authors_phi_predicts(tmp_path, known_answers):
     path = checkpoint(tmp_path / "phi_3.pt", known_answers.phi)
-    given = distillation.pretrained(Store(tmp_path / "store"), known_answers.backbone, str(path))
+    given = distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
     with torch.no_grad():
         words = given.phi(known_answers.expected["image_features"])
     assert_close(words, known_answers.expected["phi_out"], atol=1e-5, rtol=1e-5)
-    assert given.log.empty and not any(weight.requires_grad for weight in given.phi.parameters())
+    assert given.epoch == 0 and not any(weight.requires_grad for weight in given.phi.parameters())
 
 
 def test_other_given_weights_have_another_key(tmp_path, known_answers):
     keys = []
     for edit in (lambda weights: None, lambda weights: weights["layers.6.bias"].add_(1), lambda weights: None):
         path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
-        keys.append(distillation.pretrained(Store(tmp_path / "store"), known_answers.backbone, str(path)).key)
+        keys.append(distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path)).key)
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -547,13 +546,13 @@ def test_a_checkpoint_that_is_neither_a_file_nor_published_is_named(tmp_path, kn
         ValueError,
         match=r"phi_checkpoint SEARLE_ViT-B16 is neither last, an epoch, a file, nor one of SEARLE_ViT-B32, SEARLE_ViT",
     ):
-        distillation.pretrained(Store(tmp_path), known_answers.backbone, "SEARLE_ViT-B16")
+        distillation.bring(Store(tmp_path), known_answers.backbone, "SEARLE_ViT-B16")
 
 
 @pytest.mark.parametrize("name", ["SEARLE_ViT-B32", "SEARLE_ViT-L14"])
 def test_without_network_a_published_phi_is_asked_for_by_url_and_place(tmp_path, cache, known_answers, name):
     with pytest.raises(ConnectionError) as problem:
-        distillation.pretrained(Store(tmp_path / "store"), known_answers.backbone, name)
+        distillation.bring(Store(tmp_path / "store"), known_answers.backbone, name)
     url = f"https://github.com/miccunifi/SEARLE/releases/download/weights/{name}.pt"
     assert f"download {url} on a machine with network and put it at {cache / name}.pt." in str(problem.value)
 
@@ -561,11 +560,11 @@ def test_without_network_a_published_phi_is_asked_for_by_url_and_place(tmp_path,
 def test_a_published_phi_in_the_cache_is_used_and_another_file_there_is_refused_later(tmp_path, cache, known_answers):
     path = checkpoint(cache / "SEARLE_ViT-B32.pt", known_answers.phi)
     store = Store(tmp_path / "store")
-    given = distillation.pretrained(store, known_answers.backbone, "SEARLE_ViT-B32")
+    given = distillation.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
     assert_weights(given.phi.state_dict(), known_answers.phi)
     checkpoint(path, known_answers.phi, lambda weights: weights["layers.6.bias"].add_(1))
     with pytest.raises(ValueError, match=r"SEARLE_ViT-B32.pt is not the file that first came .*; delete it and"):
-        distillation.pretrained(store, known_answers.backbone, "SEARLE_ViT-B32")
+        distillation.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
 
 
 # What the authors' files hold, or broken ones may, that is not read or refused yet
@@ -632,7 +631,7 @@ def another_hidden_width(weights):
 def test_a_phi_whose_layers_do_not_fit_one_another_is_refused_by_name(tmp_path, known_answers, edit):
     path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
     with pytest.raises(ValueError, match=r"phi.pt "):
-        distillation.pretrained(Store(tmp_path / "store"), known_answers.backbone, str(path))
+        distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
 
 
 def test_a_phi_that_would_run_code_is_refused_with_what_it_names(tmp_path, known_answers):

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,18 +12,27 @@ from safetensors.torch import load_file
 from test_inversion import problem
 from torch.testing import assert_close
 
-from searle_lib import backbone, distillation
-from searle_lib.artefacts import Store
-from searle_lib.distillation import Phi, Settings, Validation
+from searle_lib import backbone, checkpoints, distillation
+from searle_lib.artefacts import Damaged, Store
+from searle_lib.distillation import Phi, Settings
 
-FAST = Settings(epochs=4, batch_size=2, top_k=4, save_every=2, learning_rate=1e-3)
+FAST = Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
 
 
-def trained(clip, folder, settings=FAST, images=5, **options):
+def trained(clip, folder, settings=FAST, images=5, save_every=2, **options):
     embeddings, concepts, written = problem(clip, images)
     random = torch.Generator().manual_seed(9)
     tokens = dataclasses.replace(embeddings, vectors=torch.randn(images, clip.width, generator=random), key="tokens")
-    return distillation.distil(Store(folder), clip, embeddings, tokens, concepts, written, settings, **options)
+    made_from = (embeddings, tokens, concepts, written)
+    return distillation.train(Store(folder), clip, *made_from, settings, save_every, **options)
+
+
+def log_of(training):
+    return pd.read_csv(training.folder / checkpoints.LOG)
+
+
+def weights_of(training, epoch):
+    return load_file(training.folder / f"phi-{epoch:03d}.safetensors")
 
 
 def test_contrastive_loss_equals_the_published_formula_by_exponentials():
@@ -41,33 +51,58 @@ def test_contrastive_loss_does_not_overflow_at_a_low_temperature():
     assert torch.isfinite(distillation.contrastive_loss(a, a, 1e-3))
 
 
-def test_a_kept_phi_is_read_back_and_every_epoch_is_validated(tiny, tmp_path):
-    seen, rows = [], []
-
-    def validate(phi):
-        assert not phi.training
-        seen.append(phi)
-        return {"R@1": float(len(seen))}
-
-    validation = Validation(validate, "counting")
-    made = trained(tiny, tmp_path, validation=validation, on_epoch=rows.append)
-    assert made.log["epoch"].tolist() == [1, 2, 3, 4] and made.log["R@1"].tolist() == [1, 2, 3, 4]
-    assert [row["R@1"] for row in rows] == [1, 2, 3, 4]
-    folder = next((tmp_path).glob("phi-*"))
-    assert sorted(p.name for p in folder.glob("*.safetensors")) == ["phi-002.safetensors", "phi-004.safetensors"]
-    again = trained(tiny, tmp_path, validation=validation, checkpoint="2")
-    assert again.key != made.key and len(seen) == 4
-    weights = load_file(folder / "phi-002.safetensors")
-    assert all(torch.equal(again.phi.state_dict()[name], value) for name, value in weights.items())
+def test_a_training_keeps_its_log_and_the_weights_of_every_second_epoch(tiny, tmp_path):
+    rows = []
+    training = trained(tiny, tmp_path, on_epoch=lambda row: rows.append(dict(row)))
+    files = {path.name for path in training.folder.iterdir()}
+    assert files == {"log.csv", "manifest.json", "phi-002.safetensors", "phi-004.safetensors"}
+    assert log_of(training).round(6).to_dict("records") == pd.DataFrame(rows).round(6).to_dict("records")
+    assert list(log_of(training)) == ["epoch", "distil", "gpt"] and [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_a_checkpoint_that_was_not_kept_is_refused(tiny, tmp_path):
-    for checkpoint in ("3", "best"):
-        with pytest.raises(
-            ValueError, match=f"phi_checkpoint is {checkpoint}; .* kept are 2, 4, the last of them also"
-        ):
-            trained(tiny, tmp_path, checkpoint=checkpoint)
-    assert not list(tmp_path.iterdir())  # said before anything was trained
+def test_the_phi_of_an_epoch_is_read_back_in_eval_mode(tiny, tmp_path):
+    training = trained(tiny, tmp_path)
+    chosen = distillation.choose(Store(tmp_path), tiny, training, "2")
+    assert chosen.epoch == 2 and not chosen.phi.training
+    found = chosen.phi.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights_of(training, 2).items())
+
+
+def test_last_is_the_last_epoch_and_another_epoch_is_another_phi(tiny, tmp_path):
+    training = trained(tiny, tmp_path)
+    last, second, fourth = (distillation.choose(Store(tmp_path), tiny, training, name) for name in ("last", "2", "4"))
+    assert last.epoch == 4 and last.key == fourth.key != second.key
+
+
+@pytest.mark.parametrize("checkpoint", ["3", "best", "04"])
+def test_a_checkpoint_that_was_not_kept_is_refused_with_those_that_were(tiny, tmp_path, checkpoint):
+    training = trained(tiny, tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=f"phi_checkpoint is {checkpoint}; the epochs that this training kept are 2, 4, the last of them also",
+    ):
+        distillation.choose(Store(tmp_path), tiny, training, checkpoint)
+
+
+def test_a_training_whose_weights_are_cut_off_is_called_damaged_with_its_folder(tiny, tmp_path):
+    training = trained(tiny, tmp_path)
+    file = training.folder / "phi-004.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(Damaged, match=rf"artefact {training.folder} is damaged \(.*\); delete that folder and run"):
+        distillation.choose(Store(tmp_path), tiny, training, "last")
+
+
+def test_how_often_weights_are_kept_makes_no_other_training(tiny, tmp_path):
+    keys = {trained(tiny, tmp_path, save_every=number).key for number in (1, 2, 3)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 2}, {"learning_rate": 2e-3}, {"lambda_gpt": 0.5}, {"top_k": 3}, {"dropout": 0.4}, {"seed": 1}]
+)
+def test_another_setting_makes_another_training(tiny, tmp_path, change):
+    fast = dataclasses.replace(FAST, epochs=1)
+    assert trained(tiny, tmp_path, fast).key != trained(tiny, tmp_path, dataclasses.replace(fast, **change)).key
 
 
 def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):
@@ -77,14 +112,15 @@ def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):
 
 def test_training_draws_phi_towards_the_tokens(tiny, tmp_path):
     long = dataclasses.replace(FAST, epochs=40, batch_size=5, dropout=0.0)
-    log = trained(tiny, tmp_path, long).log
+    log = log_of(trained(tiny, tmp_path, long))
     assert log["distil"].iloc[-1] < log["distil"].iloc[0] - 0.3
     assert log["gpt"].iloc[-1] < log["gpt"].iloc[0]
 
 
 def test_training_is_the_same_twice(tiny, tmp_path):
     one, two = (trained(tiny, tmp_path / name) for name in "ab")
-    assert one.log.equals(two.log)
+    assert log_of(one).equals(log_of(two))
+    assert all(torch.equal(weights_of(two, 4)[name], value) for name, value in weights_of(one, 4).items())
 
 
 def test_an_interrupted_training_goes_on_to_the_same_phi(tiny, tmp_path):
@@ -99,33 +135,33 @@ def test_an_interrupted_training_goes_on_to_the_same_phi(tiny, tmp_path):
     epochs = []
     resumed = trained(tiny, tmp_path / "cut", on_epoch=lambda row: epochs.append(row["epoch"]))
     assert epochs == [4]
-    for name, value in whole.phi.state_dict().items():
-        assert torch.equal(resumed.phi.state_dict()[name], value), name
-    assert resumed.log.round(6).equals(whole.log.round(6))
+    for name, value in weights_of(whole, 4).items():
+        assert torch.equal(weights_of(resumed, 4)[name], value), name
+    assert log_of(resumed).round(6).equals(log_of(whole).round(6))
 
 
 def long_training(clip_file, folder, **options):
-    return trained(backbone.load(clip_file), folder, dataclasses.replace(FAST, epochs=60, save_every=20), **options)
+    return trained(backbone.load(clip_file), folder, dataclasses.replace(FAST, epochs=60), save_every=20, **options)
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(world, tmp_path):
     clip_file = str(world / "models" / "tiny-clip.pt")
     process = multiprocessing.get_context("spawn").Process(target=long_training, args=(clip_file, tmp_path / "cut"))
     process.start()
-    while not list((tmp_path / "cut").glob("phi-*.partial/training.safetensors")):
+    while not list((tmp_path / "cut").glob("phi-training-*.partial/training.safetensors")):
         assert process.is_alive()
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    state = next((tmp_path / "cut").glob("phi-*.partial/training.safetensors"))
+    state = next((tmp_path / "cut").glob("phi-training-*.partial/training.safetensors"))
     done = int(load_file(state)["epoch"])
     epochs = []
     resumed = long_training(clip_file, tmp_path / "cut", on_epoch=lambda row: epochs.append(row["epoch"]))
     assert epochs == list(range(done + 1, 61))
     whole = long_training(clip_file, tmp_path / "whole")
-    assert resumed.log["epoch"].tolist() == list(range(1, 61))
-    for name, value in whole.phi.state_dict().items():
-        assert torch.equal(resumed.phi.state_dict()[name], value), name
+    assert log_of(resumed)["epoch"].tolist() == list(range(1, 61))
+    for name, value in weights_of(whole, 60).items():
+        assert torch.equal(weights_of(resumed, 60)[name], value), name
 
 
 def test_phi_has_the_published_layers():

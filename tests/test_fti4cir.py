@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from searle_lib import annotations, captions, composers, fti4cir, fti_prompts, fti_training, patches
+from searle_lib import annotations, captions, checkpoints, composers, fti4cir, fti_prompts, fti_training, patches
 from searle_lib.artefacts import Store
 from searle_lib.backbone import encode_images, encode_patches
 from searle_lib.captions import Captions
@@ -156,22 +158,17 @@ def trained(tiny, captioned):
 
 def test_training_lowers_the_loss_and_logs_every_term_by_step_and_epoch(trained, tmp_path):
     made = trained(tmp_path, dataclasses.replace(FAST, epochs=30, drop_epoch=25, dropout=0.0))
-    totals = (
-        made.log["contrastive"]
-        + made.log["orthogonality"]
-        + 1.4 * made.log[["subject", "attribute", "whole"]].sum(axis=1)
-    )
+    log = pd.read_csv(made.folder / checkpoints.LOG)
+    totals = log["contrastive"] + log["orthogonality"] + 1.4 * log[["subject", "attribute", "whole"]].sum(axis=1)
     assert totals.iloc[-1] < totals.iloc[0] - 0.3
-    import pandas as pd
-
-    steps = pd.read_csv(next(tmp_path.glob("fti4cir-*")) / fti_training.STEPS)
+    steps = pd.read_csv(made.folder / fti_training.STEPS)
     assert list(steps.columns) == [*fti_training.TERMS, "attributes", "epoch"] and len(steps) == 30 * 2
-    assert steps[steps["epoch"] == 3]["whole"].mean() == pytest.approx(made.log["whole"][2])
+    assert steps[steps["epoch"] == 3]["whole"].mean() == pytest.approx(log["whole"][2])
 
 
 def test_training_is_the_same_twice_and_after_an_interruption(trained, tmp_path):
     whole, again = (trained(tmp_path / name) for name in ("whole", "again"))
-    assert whole.log.equals(again.log)
+    assert (whole.folder / checkpoints.LOG).read_text() == (again.folder / checkpoints.LOG).read_text()
 
     def stop(row):
         if row["epoch"] == 2:
@@ -182,9 +179,10 @@ def test_training_is_the_same_twice_and_after_an_interruption(trained, tmp_path)
     seen = []
     resumed = trained(tmp_path / "cut", on_epoch=seen.append)
     assert [row["epoch"] for row in seen] == [3]
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
-    files = [next((tmp_path / name).glob("fti4cir-*/steps.csv")).read_text() for name in ("whole", "cut")]
+    expected, found = (load_file(made.folder / "fti-003.safetensors") for made in (whole, resumed))
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    files = [(made.folder / fti_training.STEPS).read_text() for made in (whole, resumed)]
     assert files[0] == files[1]
 
 
@@ -196,13 +194,15 @@ def test_an_ablation_leaves_its_term_out_of_the_loss(term):
     assert_close(full - fti_training.total(terms, Settings(without=term)), weight * terms[term])
 
 
-def test_the_best_epoch_on_a_split_is_found_in_the_log(trained, tmp_path):
-    scores = iter([10.0, 30.0, 20.0])
-    asked = fti_training.Validation(lambda model: {"CIRR R@5": next(scores)}, "asked")
-    made = trained(tmp_path, validation=asked, checkpoint="cirr")
-    assert made.epoch == 2 and made.key.endswith("/2")
+def test_the_best_epoch_on_a_split_is_found_in_the_curve(trained, tiny, tmp_path):
+    made = trained(tmp_path)
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [10.0, 30.0, float("nan")]})
+    chosen = fti_training.choose(Store(tmp_path), tiny, made, "cirr", curve)
+    expected = load_file(made.folder / "fti-002.safetensors")
+    assert chosen.epoch == 2 and not chosen.model.training
+    assert all(torch.equal(chosen.model.state_dict()[name], value) for name, value in expected.items())
     with pytest.raises(ValueError, match="fti_checkpoint is circo, but no epoch was validated on it; add"):
-        trained(tmp_path, validation=asked, checkpoint="circo")
+        fti_training.choose(Store(tmp_path), tiny, made, "circo", curve)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,37 @@ def test_the_best_epoch_on_a_split_is_found_in_the_log(trained, tmp_path):
 def test_bad_settings_are_refused(trained, tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         trained(tmp_path, dataclasses.replace(FAST, **change))
-    with pytest.raises(ValueError, match=r"fti_checkpoint is 9; .* the epochs that are kept are 1, 2, 3"):
-        trained(tmp_path, checkpoint="9")
+
+
+def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(trained, tiny, tmp_path):
+    made = trained(tmp_path, save_every=2)
+    for checkpoint in ("1", "9", "best"):
+        with pytest.raises(ValueError, match=rf"fti_checkpoint is {checkpoint}; the epochs that .* kept are 2, 3, the"):
+            fti_training.choose(Store(tmp_path), tiny, made, checkpoint, pd.DataFrame())
+
+
+def test_how_often_weights_are_kept_and_how_pictures_are_read_make_no_other_training(trained, tmp_path):
+    keys = {trained(tmp_path).key, trained(tmp_path, save_every=2, image_batch_size=3, workers=1).key}
+    assert len(keys) == 1
+    assert len(list(tmp_path.glob("fti4cir-training-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 2}, {"learning_rate": 2e-3}, {"words": "subject"}, {"without": "whole"}, {"seed": 1}]
+)
+def test_another_setting_makes_another_training(trained, tmp_path, change):
+    fast = dataclasses.replace(FAST, epochs=1)
+    assert trained(tmp_path, fast).key != trained(tmp_path, dataclasses.replace(fast, **change)).key
+
+
+def test_the_network_of_an_epoch_is_kept_apart_from_its_training(trained, tiny, tmp_path):
+    made = trained(tmp_path)
+    last, second, third = (
+        fti_training.choose(Store(tmp_path), tiny, made, checkpoint, pd.DataFrame())
+        for checkpoint in ("last", "2", "3")
+    )
+    assert (last.epoch, second.epoch) == (3, 2)
+    assert last.key == third.key != second.key
 
 
 def test_one_visual_pass_gives_clips_embedding_and_its_last_tokens(tiny):

@@ -1,6 +1,7 @@
 """OTI held to a plain rendering of the published loop, and to its promise that images are independent."""
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -166,6 +167,7 @@ def long_inversion(clip_file, folder, watch=lambda rows: None):
     clip = backbone.load(clip_file)
     optimise = inversion.optimise
 
+    @functools.wraps(optimise)  # so that its code is that of `optimise`
     def watched(*arguments):
         watch(arguments[4])
         return optimise(*arguments)

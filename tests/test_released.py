@@ -50,18 +50,18 @@ def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
 def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path, tiny, monkeypatch):
     code = SAVE.replace("IMG2TEXT(16, 32)", "IMG2TEXT(128, 128)")
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pth"), str(tmp_path / "state.pt")], check=True)
-    first = fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
+    first = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     expected = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(torch.equal(value, expected[name]) for name, value in first.model.state_dict().items())
     monkeypatch.setattr(released, "read_module", None)  # our own copy is read from now on
-    again = fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
+    again = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     assert again.key == first.key
     monkeypatch.undo()
     subprocess.run([sys.executable, "-c", SAVE, str(tmp_path / "small.pth"), str(tmp_path / "state.pt")], check=True)
     with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip: .*; use its own backbone"):
-        fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
+        fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
     with pytest.raises(FileNotFoundError, match=r"fti_weights .*gone.pth does not exist; correct fti_weights"):
-        fti_training.from_released(Store(tmp_path / "store"), tiny, str(tmp_path / "gone.pth"))
+        fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "gone.pth"))
 
 
 class Runs:

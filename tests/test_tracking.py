@@ -27,7 +27,7 @@ class Recorder:
 def test_comet_logs_nothing_without_its_package_or_key(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     monkeypatch.setenv("COMET_API_KEY", "key")
-    assert tracking.comet("", "mini", {})({"epoch": 1}) is None
+    assert tracking.comet("mini", {})({"epoch": 1}) is None
 
 
 def test_comet_opens_an_experiment_at_the_first_row_and_gets_every_row(monkeypatch):
@@ -37,13 +37,13 @@ def test_comet_opens_an_experiment_at_the_first_row_and_gets_every_row(monkeypat
     module.__spec__ = ModuleType("spec")
     monkeypatch.setitem(sys.modules, "comet_ml", module)
     monkeypatch.setenv("COMET_API_KEY", "key")
-    log = tracking.comet("mine", "mini", {"epochs": 2})
+    log = tracking.comet("mini", {"epochs": 2})
     assert not Recorder.made
     log({"epoch": 1.0, "distil": 3.0})
     log({"epoch": 2.0, "distil": 2.0})
     (experiment,) = Recorder.made
     assert experiment.told == [
-        ("made", {"project_name": "searle", "workspace": "mine"}),
+        ("made", {"project_name": "searle"}),
         ("name", "mini"),
         ("parameters", {"epochs": 2}),
         ("metrics", {"epoch": 1.0, "distil": 3.0}, 1),
