@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     file = (["file"], {"type": Path, "help": "a file of predictions"})
     data = (["--data-root"], {"type": Path, "required": True, "help": "the folder of FashionIQ, CIRR and CIRCO"})
     to = (["--to"], {"type": Path, "required": True, "help": "the folder to write to"})
-    running = command("run", _run, "run a study's notebooks in order, but for those that are unchanged", params, changes)
+    running = command(
+        "run", _run, "run a study's notebooks in order, but for those that are unchanged", params, changes
+    )
     running.add_argument("--again", action="store_true", help="run notebooks that are unchanged, too")
     which = running.add_mutually_exclusive_group()
     which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")

@@ -154,7 +154,9 @@ def read(study: Study, device: str) -> Backbone:
     values = study.settings("02_concepts")
     backbone = load(study.path(values["clip_model"]), device, values["precision"])
     if backbone.sha256 != kept(study)["sha256"]:
-        raise ValueError(f"clip_model {values['clip_model']} is another file than 02_concepts read; run 02_concepts again.")
+        raise ValueError(
+            f"clip_model {values['clip_model']} is another file than 02_concepts read; run 02_concepts again."
+        )
     return backbone
 
 

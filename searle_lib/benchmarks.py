@@ -183,7 +183,9 @@ def first_example(data_root: Path) -> Example:
     for dataset in EXAMPLE_FROM:
         if (Path(data_root) / annotations.FOLDERS[dataset]).is_dir():
             return example(load(dataset, data_root, PROTOCOLS[dataset].validation))
-    raise FileNotFoundError(f"{data_root} holds none of FashionIQ, CIRR and CIRCO; put one there, or correct data_root.")
+    raise FileNotFoundError(
+        f"{data_root} holds none of FashionIQ, CIRR and CIRCO; put one there, or correct data_root."
+    )
 
 
 def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "split") -> list[Benchmark]:
@@ -253,7 +255,9 @@ def by_split(benchmarks: Iterable[Benchmark]) -> dict[str, list[Benchmark]]:
 def keep(study: Study, benchmarks: Iterable[Benchmark], data_root: Path) -> None:
     """Keep benchmarks, paths of pictures below the data root, for the notebooks that `read` them."""
     for benchmark in benchmarks:
-        gallery = benchmark.gallery.assign(path=[os.path.relpath(path, data_root) for path in benchmark.gallery["path"]])
+        gallery = benchmark.gallery.assign(
+            path=[os.path.relpath(path, data_root) for path in benchmark.gallery["path"]]
+        )
         names = {name: getattr(benchmark, name) for name in ("dataset", "split", "category", "images", "whole")}
         facts = names | {"queries": benchmark.key, "paths": digest(list(gallery["path"]))}
 

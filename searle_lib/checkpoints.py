@@ -69,7 +69,7 @@ def kept_epochs(training: Artefact, name: str) -> list[int]:
 
 
 def epoch_named(name: str, checkpoint: str, training: Artefact) -> int:
-    """Return the epoch that a checkpoint parameter names: "last", or one that is kept. Raises ValueError for another."""
+    """Return the epoch that a checkpoint parameter names, "last" or one that is kept. Raises ValueError for another."""
     kept = kept_epochs(training, name)
     if not kept:
         raise ValueError(f"{training.folder} holds no weights; delete that folder and run the training again.")

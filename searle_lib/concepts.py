@@ -123,7 +123,11 @@ def associate(
     file = folders.find_concepts(concepts_root, images.name, backbone.name)
     facts = {"images": images.key, "depth": depth}
     if file:
-        facts |= {"sha256": file_sha256(file), "ids": digest(list(images.ids)), "code": code_digest(authors.read_concepts)}
+        facts |= {
+            "sha256": file_sha256(file),
+            "ids": digest(list(images.ids)),
+            "code": code_digest(authors.read_concepts),
+        }
     else:
         facts |= {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
         facts["code"] = code_digest(concept_embeddings, top_k)

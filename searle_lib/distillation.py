@@ -133,8 +133,9 @@ def train(
         training = Training(folder, backbone, images, tokens, concepts, bank, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="φ", mininterval=2) as bar:
             while training.epoch < settings.epochs:
-                on_epoch(training.run_epoch())
+                row = training.run_epoch()
                 training.save(save_every)
+                on_epoch(row)
                 bar.update()
         checkpoints.finish(folder)
 

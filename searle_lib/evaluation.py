@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from searle_lib import backbone as backbones
 from searle_lib import (
     benchmarks,
     checkpoints,
@@ -27,7 +28,6 @@ from searle_lib import (
     patches,
     retrieval,
 )
-from searle_lib import backbone as backbones
 from searle_lib.artefacts import Artefact, Store
 from searle_lib.backbone import Backbone
 from searle_lib.benchmarks import Benchmark, Example, by_split

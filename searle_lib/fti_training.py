@@ -168,8 +168,9 @@ def train(
         training = _Training(folder, backbone, seen.embeddings, seen.tokens, captions, settings)
         with tqdm(total=settings.epochs, initial=training.epoch, desc="FTI4CIR", mininterval=2) as bar:
             while training.epoch < settings.epochs:
-                on_epoch(training.run_epoch())
+                row = training.run_epoch()
                 training.save(save_every)
+                on_epoch(row)
                 bar.update()
         checkpoints.finish(folder)
 

@@ -24,7 +24,7 @@ from searle_lib.backbone import Backbone, joined, tokenize
 from searle_lib.benchmarks import by_split
 from searle_lib.concepts import TEMPLATES, Concepts
 from searle_lib.embeddings import Embeddings
-from searle_lib.phrase_bank import SLOT, PhraseBank
+from searle_lib.phrase_bank import SLOT, PhraseBank, similarity_loss
 from searle_lib.phrases import Phrases
 from searle_lib.releases import folders
 from searle_lib.store.code import code_digest
@@ -175,6 +175,22 @@ def _describe(folder: Path, images: Embeddings, steps: list[int]) -> None:
     write_json(folder / IDS, {"name": images.name, "ids": images.ids, "steps": steps})
 
 
+def phrase_losses(
+    study: Study, backbone: Backbone, name: str, words: Tensor, settings: Settings, phrases_each: int = 32
+) -> list[float]:
+    """Return the mean phrase loss of each of the first images' words [n, d_tok] of a list, over the same phrases."""
+    if not len(words):
+        return []
+    near, bank = concepts.read(study, name), phrase_bank.prepare(study.store, backbone, phrases.read(study))
+    keys = randomness.keys(settings.seed, "phrase losses", near.ids[: len(words)])
+    rows = bank.choices(near, range(len(words)), settings.top_k).of_all(randomness.uniform(keys, 0, phrases_each))
+    rows = torch.from_numpy(rows).flatten()  # [n * phrases_each]
+    with torch.no_grad():
+        repeated = words.repeat_interleave(phrases_each, 0).to(backbone.device)
+        spliced = texts.encode_text(backbone, bank.first[rows], words=repeated).cpu()
+    return similarity_loss(spliced, bank.features[rows]).view(len(words), -1).mean(1).tolist()
+
+
 def optimise(
     backbone: Backbone, images: Embeddings, concepts: Concepts, bank: PhraseBank, rows: range, settings: Settings
 ) -> dict[str, Tensor]:
@@ -214,7 +230,7 @@ def losses(backbone: Backbone, words: Tensor, targets: Tensor, read: Laid, plain
     """
     templates, phrases = texts.encode(backbone, read, words.repeat(2, 1)).chunk(2)
     cos = 1 - F.cosine_similarity(templates, targets, dim=-1)
-    return cos, phrase_bank.similarity_loss(phrases, plain)
+    return cos, similarity_loss(phrases, plain)
 
 
 def total(cos: Tensor, gpt: Tensor, settings: Settings) -> Tensor:

@@ -122,7 +122,7 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
 
     facts = {"phrases": phrases.key, "clip": backbone.sha256, "precision": backbone.precision}
     facts["code"] = code_digest(encode_phrases)
-    there = shards.mapped(store.keep("phrase-bank", facts, make).folder)
+    there = store.keep("phrase-bank", facts, make).read(shards.mapped)
     first, every = (Slotted(there[f"{name}.ids"], there[f"{name}.ends"]) for name in ("first", "every"))
     return PhraseBank(phrases, first, every, there["features"])
 
@@ -130,7 +130,7 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
 def encode_phrases(
     backbone: Backbone, texts: Sequence[str], concepts: Sequence[str], batch_size: int
 ) -> dict[str, Tensor]:
-    """Return the unit features [P, d] of phrases, and their tokens with one or every mention of its concept replaced."""
+    """Return unit features [P, d] of phrases, and their tokens with one or every mention of the concept replaced."""
     made = {"features": F.normalize(encode_texts(backbone, list(texts), batch_size), dim=-1)}
     for name, most in (("first", 1), ("every", -1)):
         tokens = tokenize([text.replace(concept, SLOT, most) for text, concept in zip(texts, concepts, strict=True)])

@@ -33,7 +33,7 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
 
 
 def embed(clip: Backbone, picture: Path | str, preprocess: str = "targetpad") -> Tensor:
-    """Return a picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names the file."""
+    """Return a picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names it."""
     pixels = images.to_pixels(images.read(Path(picture)), clip.resolution, preprocess)
     return backbone.encode_images(clip, pixels.unsqueeze(0))
 

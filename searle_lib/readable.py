@@ -45,7 +45,7 @@ def verdicts(store: Store, name: str, table: pd.DataFrame, workers: int = 2) -> 
         shards.clear(folder / "shards")
 
     kept = store.keep(f"verdicts/{name.replace('/', '-')}", {"files": _files_fingerprint(paths)}, make)
-    return load_file(kept.folder / "verdicts.safetensors")["verdicts"]
+    return kept.read(lambda folder: load_file(folder / "verdicts.safetensors")["verdicts"])
 
 
 def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int = 2) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from pygments.lexers import PythonLexer
 from searle_lib.artefacts import written_aside
 from searle_lib.reporting import stale_pages
 
+FOLDED = "PARAMETERS-FOLD-HERE"
 CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results")
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -31,12 +32,13 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!
 def page(notebook: Path, target: Path, head: str = "") -> Path:
     """Render an executed notebook as a page that stands alone; `head` names the record it was made from."""
     content = nbformat.read(notebook, as_version=4)
-    content.cells = _with_parameters_folded(content.cells)
+    content.cells, folded = _without_parameters(content.cells)
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(content)
+    body = body.replace(f"<p>{FOLDED}</p>", folded)
     write(target, target.stem, _ways(target.stem), body, head)
     return target
 
@@ -98,8 +100,11 @@ def _opening(notebook: Path) -> tuple[str, str]:
     return title.lstrip("# ").strip(), re.sub(r"[*`$]", "", " ".join(question.split()))
 
 
-def _with_parameters_folded(cells: list) -> list:
-    """Return the cells, with the parameters cell as a line that opens, and papermill's cut to what differs from it."""
+def _without_parameters(cells: list) -> tuple[list, str]:
+    """Return the cells, and the parameters cell as HTML that folds; the word FOLDED stands in its place.
+
+    Papermill's own cell of all values is cut to those that differ from the declared ones.
+    """
     declared = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
     defaults = {line.partition(":")[0]: line.partition(" = ")[2].partition("  #")[0] for line in declared.splitlines()}
     kept = []
@@ -111,17 +116,11 @@ def _with_parameters_folded(cells: list) -> list:
                 continue
             cell.source = "\n".join(["# Values of this run", *differing])
         if "parameters" in cell.metadata.get("tags", []):
-            cell = _folded(cell.source)
+            cell = nbformat.v4.new_markdown_cell(FOLDED)
         kept.append(cell)
-    return kept
-
-
-def _folded(source: str) -> nbformat.NotebookNode:
-    """Return a parameters cell as a line that opens when it is clicked."""
-    count = sum(" = " in line for line in source.splitlines())
-    code = highlight(source, PythonLexer(), HtmlFormatter())
-    shown = f"<details><summary>{count} parameters, with their published values</summary>{code}</details>"
-    return nbformat.v4.new_raw_cell(shown, metadata={"raw_mimetype": "text/html"})
+    code = highlight(declared, PythonLexer(), HtmlFormatter())
+    summary = f"{len(defaults)} parameters, each with its published value"
+    return kept, f"<details><summary>{summary}</summary>{code}</details>"
 
 
 def _same(value: str, default: str | None) -> bool:

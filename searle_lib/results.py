@@ -78,7 +78,7 @@ def differences(
         metrics = [metric for *place, metric in MAIN if tuple(place) == tuple(where.values())]
         asked = [(method, metric) for method in methods for metric in metrics if (method, metric) in column]
         for method, metric in asked:
-            for baseline in (b for b in baselines if (b, metric) in column):
+            for baseline in (b for b in baselines if b != method and (b, metric) in column):
                 apart = draws[:, column[method, metric]] - draws[:, column[baseline, metric]]
                 low, high = np.percentile(apart, [2.5, 97.5]) * 100
                 value = (means[method, metric] - means[baseline, metric]) * 100

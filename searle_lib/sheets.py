@@ -50,7 +50,7 @@ def retrieved(example: Example, rankings: pd.DataFrame, shown: int = 5) -> HTML:
 
 
 def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int = 8, seed: int = 0) -> HTML:
-    """Some queries of a benchmark, drawn at random, with the reference, the caption, the targets and what was retrieved.
+    """Some queries of a benchmark, drawn at random: reference, caption, targets, and what was retrieved.
 
     `rankings` is as `retrieved` says. A hit is framed and ticked, a miss crossed.
     """

@@ -1,5 +1,6 @@
 """What several tests need: the known answers, and small models and data sets that are made for the session."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from searle_lib import backbone
+from searle_lib.artefacts import Store
 from searle_lib.miniworld import models, writers
+from searle_lib.store.records import Record, Study
 
 HERE = Path(__file__).parent
 COMPACT = HERE / "known_answers"
@@ -72,3 +75,28 @@ def world(tmp_path_factory):
 def tiny(world):
     """The miniature world's CLIP."""
     return backbone.load(str(world / "models" / "tiny-clip.pt"))
+
+
+def study_of(folder, notebook="", name="tiny", **parameters):
+    """A study in a folder, as a notebook sees it that runs with these deciding parameters."""
+    store = Store(folder / "artefacts", notebook)
+    return Study(name, folder, store, folder / "reports" / name, notebook, parameters)
+
+
+def leave_record(study, code="code", seconds=1.0, **settings):
+    """Leave the record of a study's notebook, as its last cell does, and return it."""
+    execution = {"seconds": seconds, "settings": settings}
+    digests = dict(sorted(study.digests.items()))
+    record = Record(study.notebook, study.parameters, digests, study.made, code, execution)
+    study.write(record)
+    return record
+
+
+def forbidden(function):
+    """Stands for a function that must not be called; artefacts that were made by its code are found as before."""
+
+    @functools.wraps(function)
+    def refuse(*arguments, **named):
+        raise AssertionError(f"{function.__name__} was called")
+
+    return refuse

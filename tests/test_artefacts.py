@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from searle_lib import artefacts, shards
-from searle_lib.artefacts import Missing, Store, write_json
+from searle_lib.artefacts import Artefact, Damaged, Store, write_json
 
 
 def write_hello(folder):
@@ -48,13 +48,62 @@ def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
-def test_another_notebooks_artefact_is_asked_for_in_one_sentence(tmp_path):
-    Store(tmp_path, "03_oti").keep("oti/cirr", {"steps": 50, "clip": "a"}, write_hello, "03_oti", "OTI tokens")
-    with pytest.raises(Missing) as problem:
-        Store(tmp_path, "04_phi").keep("oti/cirr", {"steps": 350, "clip": "a"}, write_hello, "03_oti", "OTI tokens")
-    assert str(problem.value) == (
-        "notebook 04_phi needs OTI tokens; run 03_oti first (there is one, but made with steps 50 instead of 350)."
-    )
+DAMAGES = {
+    "absent": lambda file: file.unlink(),
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "of another kind": lambda file: file.write_bytes(b"<html>404</html>"),
+}
+READERS = {
+    "facts.json": lambda file: json.loads(file.read_text())["name"],
+    "table.parquet": pd.read_parquet,
+    "x.safetensors": load_file,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", READERS)
+def test_an_artefact_that_cannot_be_read_is_called_damaged_in_one_sentence_with_its_folder_and_notebook(
+    tmp_path, name, damage
+):
+    def make(folder):
+        write_json(folder / "facts.json", {"name": "x"})
+        pd.DataFrame({"a": [1, 2]}).to_parquet(folder / "table.parquet")
+        save_file({"x": torch.zeros(9)}, folder / "x.safetensors")
+
+    kept = Store(tmp_path, "03_oti").keep("oti/cirr/val", {}, make)
+    kept.read(lambda folder: READERS[name](folder / name))
+    DAMAGES[damage](kept.folder / name)
+    with pytest.raises(Damaged) as problem:
+        kept.read(lambda folder: READERS[name](folder / name))
+    said = str(problem.value)
+    assert said.startswith(f"artefact {kept.folder} is damaged (") and "\n" not in said
+    assert said.endswith("); delete that folder and run 03_oti again.")
+
+
+def test_an_artefact_whose_manifest_is_gone_too_is_still_called_damaged(tmp_path):
+    kept = Store(tmp_path, "03_oti").keep("greeting", {}, write_hello)
+    for file in kept.folder.iterdir():
+        file.unlink()
+    with pytest.raises(Damaged, match=r"is damaged \(.*\); delete that folder and run the notebook that made it again"):
+        kept.read(lambda folder: (folder / "hello.txt").read_text())
+
+
+def test_a_mistake_in_a_reader_is_not_taken_for_damage(tmp_path):
+    kept = Store(tmp_path, "03_oti").keep("greeting", {}, write_hello)
+    with pytest.raises(AttributeError):
+        kept.read(lambda folder: folder.no_such_method())
+
+
+def test_the_manifest_names_the_notebook_that_made_an_artefact(tmp_path):
+    kept = Store(tmp_path, "03_oti").keep("greeting", {"language": "en"}, write_hello)
+    manifest = json.loads((kept.folder / "manifest.json").read_text())
+    assert (manifest["notebook"], manifest["key"]) == ("03_oti", kept.key)
+
+
+def test_another_notebook_finds_the_same_artefact(tmp_path):
+    stores = [Store(tmp_path, notebook) for notebook in ("03_oti", "04_phi")]
+    first, second = (store.keep("greeting", {"language": "en"}, write_hello) for store in stores)
+    assert first == second == Artefact(first.folder, first.key)
 
 
 def test_written_aside_leaves_the_old_file_when_writing_fails(tmp_path):

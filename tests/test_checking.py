@@ -14,15 +14,14 @@ from searle_lib import (
     embeddings,
     estimates,
     findings,
-    parameters,
     patches,
     phrase_bank,
     phrases,
-    study,
 )
 from searle_lib.artefacts import Store
 from searle_lib.concepts import read_vocabulary
-from searle_lib.workspace import Workspace
+from searle_lib.store.records import Study
+from searle_lib.study import parameters, workspace
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,8 +29,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def values(world):
     """The mini study's parameters for the session's small world."""
-    known = parameters.defaults(parameters.declared(study.notebooks(ROOT)))
+    known = parameters.defaults(parameters.declared(workspace.notebooks(ROOT)))
     return known | {
+        "data_root": str(world),
         "clip_model": str(world / "models" / "tiny-clip.pt"),
         "language_model": str(world / "models" / "tiny-gpt-neo"),
         "vocabulary": str(world / "oidv7-class-descriptions.csv"),
@@ -43,8 +43,9 @@ def values(world):
     }
 
 
-def place(folder, data):
-    return Workspace(ROOT, data, Store(folder / "artefacts"), folder / "reports")
+def place(folder):
+    """A study whose artefacts and reports lie in a folder."""
+    return Study("checked", ROOT, Store(folder / "artefacts"), folder / "reports")
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +53,13 @@ def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def told(capsys, values, here):
-    code = checking.report(values, here)
+def told(capsys, values, study):
+    code = checking.report(values, study)
     return code, capsys.readouterr().out
 
 
 def test_a_study_that_has_everything_is_ready(values, world, tmp_path, capsys, tiny):
-    code, said = told(capsys, values, place(tmp_path, world))
+    code, said = told(capsys, values, place(tmp_path))
     assert code == 0 and said.rstrip().endswith("ready.") and "✗" not in said
     assert tiny.sha256 in said and "24 listed, 24 readable" in said
     for what in ("disk, all", "memory", "time: OTI", "time: φ", "time: FTI4CIR's training", "time, all"):
@@ -71,25 +72,26 @@ def test_every_image_that_cannot_be_read_is_told_by_name_and_listed_in_a_file(va
     gone, cut = map(Path, dress.gallery["path"][[2, 5]])
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:100])
-    code, said = told(capsys, values, place(tmp_path, data))
+    values |= {"data_root": str(data)}
+    code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "✗   fashioniq/val/dress: images" in said
     assert f"1 of 20 images of fashioniq/val/dress are missing ({gone.stem}; the first would be {gone}; all in" in said
     assert f"problem: image {cut} cannot be decoded (100 bytes on disk" in said
     listed = (tmp_path / "reports" / "unreadable" / "fashioniq-val-dress.txt").read_text()
     assert listed == f"{gone}\n{cut}\n"
-    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path))
     assert code == 0 and "18 readable, 1 missing, 1 broken" in said.replace("\n", " ")
 
 
 def test_images_are_decoded_once_for_all_checks(values, world, tmp_path, monkeypatch):
-    here = place(tmp_path, world)
-    first = [finding.found for finding in findings.data(values, here)]
+    study = place(tmp_path)
+    first = [finding.found for finding in findings.data(values, study)]
     monkeypatch.setattr(findings.readable.images, "read", None)
-    assert [finding.found for finding in findings.data(values, here)] == first
+    assert [finding.found for finding in findings.data(values, study)] == first
 
 
 def test_a_wrong_root_is_told_for_every_data_set(values, tmp_path, capsys):
-    code, said = told(capsys, values, place(tmp_path, tmp_path / "elsewhere"))
+    code, said = told(capsys, values | {"data_root": str(tmp_path / "elsewhere")}, place(tmp_path))
     assert code == 1 and "What it will take cannot be said before the data can be read." in said
     for name in ("FashionIQ", "CIRR", "CIRCO", "ImageNet1K/test"):
         assert f"{tmp_path}/elsewhere/{name} does not exist; put the data set there, or correct data_root." in said
@@ -97,13 +99,13 @@ def test_a_wrong_root_is_told_for_every_data_set(values, tmp_path, capsys):
 
 
 def test_the_published_sizes_are_expected_of_real_data(values, world, tmp_path):
-    found = list(findings.data(values | {"world": "real"}, place(tmp_path, world)))
+    found = list(findings.data(values | {"world": "real"}, place(tmp_path)))
     table = {finding.what: finding for finding in found}
     assert (
         table["circo/unlabeled: images"].expected == "123,403" and table["imagenet/test: images"].expected == "100,000"
     )
     assert "cirr/val: queries: there are" in table["cirr/val: queries"].problems[0]
-    union = findings.data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path, world))
+    union = findings.data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path))
     assert "2,628" in [finding.expected for finding in union]
 
 
@@ -111,7 +113,7 @@ def test_weights_that_do_not_belong_together_are_told_with_the_others(values, wo
     wrong = authors.write_phi(tmp_path / "SEARLE_ViT-L14.pt", 1, distillation.Phi(768, 768).state_dict())
     changed = values | {"phi_checkpoint": str(wrong), "methods": ["SEARLE", "FTI4CIR"], "captions_file": "nowhere.json"}
     changed |= {"blip_model": str(tmp_path / "no-blip")}
-    code, said = told(capsys, changed, place(tmp_path, world))
+    code, said = told(capsys, changed, place(tmp_path))
     assert code == 1
     assert "is a φ for embeddings of 768 numbers and tokens of 768, but this CLIP has 128 and 128" in said
     assert f"blip_model {tmp_path / 'no-blip'} is neither a folder nor in the hub's cache; run: hf download" in said
@@ -119,30 +121,31 @@ def test_weights_that_do_not_belong_together_are_told_with_the_others(values, wo
 
 def test_a_device_that_is_not_there_is_told(values, world, tmp_path, capsys):
     absent = "mps" if not torch.backends.mps.is_available() else "cuda:99"
-    code, said = told(capsys, values | {"device": absent}, place(tmp_path, world))
+    code, said = told(capsys, values | {"device": absent}, place(tmp_path))
     assert code == 1 and f"device {absent} is not available on this machine; set device to cpu or auto." in said
 
 
 def test_a_disk_that_is_too_small_is_told(values, world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(checking.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5000))
-    code, said = told(capsys, values, place(tmp_path, world))
+    code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "5.0 kB free; point artefact_root to a larger disk." in said
 
 
 def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
-    here = place(tmp_path, world)
-    load = estimates.workload(values, here)
+    study = place(tmp_path)
+    load = estimates.workload(values, study)
     sizes = estimates.disk(values, tiny, load)
     settings = phrases.Settings(phrases_per_concept=values["phrases_per_concept"])
-    written = phrases.generate(here.store, read_vocabulary(values["vocabulary"]), values["language_model"], settings)
-    phrase_bank.prepare(here.store, tiny, written)
-    loaded = benchmarks.load_all(values["datasets"], world)
-    embeddings.encode_galleries(here.store, tiny, loaded, "targetpad")
+    written = phrases.generate(study.store, read_vocabulary(values["vocabulary"]), values["language_model"], settings)
+    phrase_bank.prepare(study.store, tiny, written)
+    loaded = [benchmark for split in benchmarks.load_all(values["datasets"], world).values() for benchmark in split]
+    galleries = embeddings.encode_galleries(study.store, tiny, loaded, "targetpad")
+    embeddings.keep_all_references(study.store, tiny, loaded, galleries, "targetpad")
     table = findings.annotations.imagenet(world)
-    patches.encode(here.store, tiny, "captioned", table, "targetpad", 8, 2)
+    patches.encode(study.store, tiny, "captioned", table, "targetpad", 8, 2)
 
     def taken(name):
-        return sum(p.stat().st_size for p in here.store.root.glob(f"{name}*/**/*.safetensors"))
+        return sum(p.stat().st_size for p in study.store.root.glob(f"{name}*/**/*.safetensors"))
 
     assert sizes["phrase features and tokens"] == pytest.approx(taken("phrase-bank"), rel=0.02)
     assert sizes["patch tokens"] == pytest.approx(taken("patches"), rel=0.05)
@@ -150,7 +153,7 @@ def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
 
 
 def test_time_grows_with_the_work(values, world, tmp_path, tiny):
-    load = estimates.workload(values, place(tmp_path, world))
+    load = estimates.workload(values, place(tmp_path))
     stages = {stage.name: stage.seconds for stage in estimates.times(values, tiny, load)}
     assert set(stages) == {"image embeddings", "phrases", "text features", "OTI", "φ", "FTI4CIR's training"}
     longer = {s.name: s.seconds for s in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
@@ -159,7 +162,7 @@ def test_time_grows_with_the_work(values, world, tmp_path, tiny):
 
 def test_an_oti_root_that_cannot_be_used_is_told_among_all_else(values, world, tmp_path, capsys):
     changed = values | {"oti_root": str(tmp_path / "gone"), "concepts_root": str(tmp_path / "gone")}
-    code, said = told(capsys, changed, place(tmp_path, world))
+    code, said = told(capsys, changed, place(tmp_path))
     assert code == 1 and "cirr/val: queries" in said and "vocabulary" in said
     assert f"problem: concepts_root {tmp_path / 'gone'} does not exist; correct it, or leave it empty" in said
 
@@ -169,11 +172,12 @@ def test_with_report_it_is_told_how_many_queries_are_left_and_when_none_is(value
     (val,) = benchmarks.load("cirr", data, "val")
     paths = dict(zip(val.gallery["image"], val.gallery["path"], strict=True))
     Path(paths[val.queries["group"][0][0]]).unlink()
-    _, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    values |= {"missing_images": "report", "data_root": str(data)}
+    _, said = told(capsys, values, place(tmp_path))
     assert "cirr/val: evaluated" in said and "of 24 queries over 23 of 24 images" in said
     for path in val.gallery["path"][1:]:
         Path(path).unlink(missing_ok=True)
-    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path, data))
+    code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "not one query of cirr/val has all its images" in said
 
 
@@ -182,12 +186,59 @@ def test_a_batch_that_does_not_fit_is_told(values, world, tmp_path, capsys, monk
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(checking.estimates, "times", too_large)
-    code, said = told(capsys, values, place(tmp_path, world))
+    code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "1 problem; this study cannot run yet." in said
     assert "a batch of this study does not fit ([enforce fail" in said and "lower image_, text_, oti_" in said
 
 
 def test_without_clip_nothing_else_is_blamed(values, world, tmp_path, capsys):
     changed = values | {"clip_model": "/nope.pt", "methods": ["FTI4CIR"], "fti_weights": "/released.pth"}
-    _, said = told(capsys, changed, place(tmp_path, world))
+    _, said = told(capsys, changed, place(tmp_path))
     assert "clip_model /nope.pt is neither a file nor" in said and "BLIP" not in said and "spaCy" not in said
+
+
+def test_a_relative_data_root_lies_below_the_project(values, tmp_path):
+    study = place(tmp_path)
+    assert findings.data_root({"data_root": "data/mini"}, study) == ROOT / "data" / "mini"
+    assert findings.data_root({"data_root": "/data"}, study) == Path("/data")
+
+
+def test_a_check_leaves_no_record_and_names_no_artefact_for_one(values, tmp_path):
+    study = place(tmp_path)
+    checking.report(values | {"methods": ["Image-only"], "datasets": ["circo"]}, study)
+    assert study.made == {} and not (tmp_path / "reports" / "records").exists()
+
+
+def test_vocabulary_and_language_model_are_looked_at_where_something_is_inverted(values, tmp_path, tiny):
+    def looked_at(**changes):
+        known = values | {"methods": ["SEARLE"], "vocabulary": "/gone.csv"} | changes
+        looks = findings.models, findings.brought
+        return {finding.what: finding for look in looks for finding in look(known, place(tmp_path), tiny)}
+
+    file = authors.write_phi(tmp_path / "phi.pt", 3, distillation.Phi(tiny.dimension, tiny.width).state_dict())
+    assert set(looked_at(phi_checkpoint=str(file))) == {"φ"}
+    trained = looked_at(phi_checkpoint="last")
+    assert set(trained) == {"language model", "vocabulary"}
+    assert "vocabulary /gone.csv does not exist; download" in trained["vocabulary"].problems[0]
+
+
+def test_words_and_concepts_that_a_user_brings_are_looked_at(values, world, tmp_path, capsys, tiny):
+    (val,) = benchmarks.load("circo", world, "val")
+    ids = list(benchmarks.reference_table([val])["image"])
+    words = torch.zeros(len(ids), tiny.width)
+    authors.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids, words, words, {})
+    changed = values | {"methods": ["SEARLE-OTI"], "datasets": ["circo"], "evaluate": ["validation"]}
+    changed |= {"oti_root": str(tmp_path / "oti")}
+    code, said = told(capsys, changed, place(tmp_path))
+    assert code == 0 and f"{len(ids)} of {tmp_path / 'oti' / 'circo' / 'val' / 'mine'}" in said.replace("\n", "")
+    authors.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids[1:], words[1:], words[1:], {})
+    code, said = told(capsys, changed, place(tmp_path))
+    assert code == 1 and "has tokens of another image list: 1 of" in said
+
+
+def test_only_images_that_get_words_of_their_own_count_for_oti(values, tmp_path, tiny):
+    load = estimates.workload(values, place(tmp_path))
+    both, phi = (estimates.disk(values | {"methods": of}, tiny, load) for of in (["SEARLE", "SEARLE-OTI"], ["SEARLE"]))
+    references = sum(load.references.values())
+    assert both["OTI tokens"] == phi["OTI tokens"] * (references + load.unlabeled) / load.unlabeled
+    assert both["image embeddings"] == phi["image embeddings"]  # references are embedded for every method

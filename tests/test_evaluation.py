@@ -2,21 +2,39 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import forbidden, leave_record, study_of
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from searle_lib import annotations, benchmarks, composers, embeddings, evaluation, submissions
-from searle_lib.artefacts import Missing, Store
+from searle_lib import (
+    annotations,
+    authors,
+    backbone,
+    benchmarks,
+    checkpoints,
+    composers,
+    distillation,
+    embeddings,
+    evaluation,
+    inversion,
+    patches,
+    submissions,
+)
+from searle_lib.artefacts import Store
 from searle_lib.composers import Sources
 from searle_lib.distillation import Distilled, Phi
 from searle_lib.embeddings import Embeddings, images_fingerprint
-from searle_lib.fti4cir import Words
+from searle_lib.fti4cir import Fti4Cir, Words
+from searle_lib.methods import METHODS
 from searle_lib.patches import ImageWords
+from searle_lib.store.records import Missing
 from searle_lib.texts import encode_texts
 
 
@@ -35,17 +53,26 @@ def random_image_words(ids, width):
     return ImageWords(ids, words, "random")
 
 
+def every(splits):
+    """All benchmarks of some splits, one after the other."""
+    return [benchmark for loaded in splits.values() for benchmark in loaded]
+
+
+def composers_of(sources, methods=tuple(METHODS)):
+    return {method: METHODS[method].composer_class()(sources) for method in methods}
+
+
 @pytest.fixture(scope="module")
 def study(world, tiny, tmp_path_factory):
     """The world's benchmarks, their galleries, and composers with random tokens and an untrained φ."""
     store = Store(tmp_path_factory.mktemp("artefacts"))
     splits = benchmarks.load_all(["fashioniq", "cirr", "circo"], world)
-    galleries = embeddings.encode_galleries(store, tiny, splits, "targetpad")
+    galleries = embeddings.encode_galleries(store, tiny, every(splits), "targetpad")
     torch.manual_seed(0)
-    distilled = Distilled(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), None, "untrained")
+    distilled = Distilled(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
     made = {}
     for name, loaded in splits.items():
-        images = embeddings.of_references(name, loaded, galleries)
+        images = embeddings.keep_references(store, tiny, loaded, galleries, "targetpad")
         tokens = Embeddings(name, images.ids, torch.randn(len(images.ids), tiny.width), "random")
         made[name] = Sources(tiny, images, tokens, distilled, random_image_words(images.ids, tiny.width))
     return store, splits, galleries, made
@@ -55,7 +82,7 @@ def everything(study):
     store, splits, galleries, made = study
     for name, loaded in splits.items():
         for benchmark in loaded:
-            composed = composers.compose_with(list(composers.METHODS), made[name])
+            composed = composers_of(made[name])
             yield benchmark, evaluation.rank_all(store, benchmark, galleries[benchmark.images], composed), composed
 
 
@@ -186,30 +213,33 @@ def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_
     assert "89 of 90 images" in submissions.incomplete("circo/test", sizes)
 
 
-def test_what_06_leaves_is_what_07_finds(study, tiny, tmp_path):
-    evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
-    left = evaluation.leave(tmp_path, evaluated, tiny, {"seed": 1})
-    scores, rankings, facts = evaluation.left(tmp_path)
-    pd.testing.assert_frame_equal(scores, left, check_dtype=False)
-    assert facts["clip_sha256"] == tiny.sha256 and facts["seed"] == 1
+def test_what_06_keeps_is_what_07_reads(study, tmp_path):
+    of_06 = study_of(tmp_path, "06_retrieval")
+    kept = evaluation.keep_scores(of_06, [(benchmark, ranked) for benchmark, ranked, _ in everything(study)])
+    leave_record(of_06)
+    scores, rankings = evaluation.read_scores(study_of(tmp_path, "07_results"))
+    pd.testing.assert_frame_equal(scores, kept[0])
+    pd.testing.assert_frame_equal(rankings, kept[1])
     assert set(scores["split"]) == {"val"} and set(rankings["split"]) == {"val", "test1", "test"}
     one = rankings[(rankings["dataset"] == "cirr") & (rankings["split"] == "val") & (rankings["method"] == "SEARLE")]
     assert one["best"].map(len).eq(23).all()  # 24 pictures without the reference
 
 
 def test_07_says_that_06_has_not_run(tmp_path):
-    with pytest.raises(Missing, match=r"notebook 07_results needs .*scores.parquet; run 06_retrieval first"):
-        evaluation.left(tmp_path)
+    with pytest.raises(Missing) as problem:
+        evaluation.read_scores(study_of(tmp_path, "07_results"))
+    assert str(problem.value) == ("07_results needs the record of 06_retrieval in study tiny; run 06_retrieval first.")
 
 
-def test_validation_gives_the_protocols_metrics_in_percent(study, tiny):
+def test_scores_are_kept_anew_when_a_ranking_is_another(study, tmp_path):
     _, splits, galleries, made = study
-    (cirr,) = splits["cirr/val"]
-    asked = evaluation.validation(tiny, splits, galleries)
-    found = asked.metrics(made["cirr/val"].distilled.phi)
-    assert list(found) == [name for name, _ in cirr.protocol.metrics]
-    assert found["R@50"] == 100 and 0 <= found["R@1"] <= 100
-    assert evaluation.validation(tiny, {}, galleries).metrics(None) == {}
+    (cirr,), keys = splits["cirr/val"], []
+    for method in ("Image-only", "Text-only", "Image-only"):
+        of_06 = study_of(tmp_path, "06_retrieval")
+        composed = composers_of(made["cirr/val"], [method])
+        evaluation.keep_scores(of_06, [(cirr, evaluation.rank_all(of_06, cirr, galleries["cirr/val"], composed))])
+        keys.append(of_06.made["scores"])
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_query_vector_that_is_not_finite_is_named(study):
@@ -221,11 +251,6 @@ def test_a_query_vector_that_is_not_finite_is_named(study):
         evaluation.rank(store, circo, galleries["circo/unlabeled"], "SEARLE-OTI", composer)
 
 
-def test_an_unknown_method_is_refused(study):
-    with pytest.raises(ValueError, match="there is no method Pic2Word; methods may name Image-only, Text-only"):
-        composers.compose_with(["Pic2Word"], study[3]["cirr/val"])
-
-
 def test_an_image_that_was_never_encoded_is_named(study):
     with pytest.raises(LookupError, match="image elsewhere is not among the 24 images of cirr/val"):
         study[2]["cirr/val"].of(["elsewhere"])
@@ -234,7 +259,7 @@ def test_an_image_that_was_never_encoded_is_named(study):
 def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch):
     table = annotations.imagenet(world)
     first = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=5)
-    monkeypatch.setattr(embeddings, "encode_images", None)
+    monkeypatch.setattr(embeddings, "encode_images", forbidden(embeddings.encode_images))
     again = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=7)
     assert torch.equal(first.vectors, again.vectors) and first.key == again.key
 
@@ -246,7 +271,7 @@ def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing
     table.loc[2, "path"] = str(broken)
     with pytest.raises(ValueError, match=r"broken.JPEG cannot be decoded \(700 bytes"):
         embeddings.encode(Store(tmp_path / "store"), tiny, "imagenet/test", table, "targetpad")
-    assert not list((tmp_path / "store" / "embeddings").iterdir())
+    assert not list((tmp_path / "store" / "embeddings").rglob("test-*"))
 
 
 def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
@@ -268,23 +293,6 @@ def test_images_fingerprint_names_the_image_that_is_missing(tmp_path):
         images_fingerprint(["b"], [tmp_path / "b"])
 
 
-def test_numbers_made_with_other_parameters_are_refused():
-    made_with = {"parameters": {"methods": ["SEARLE"], "fashioniq_gallery": "union"}}
-    evaluation.check_made_with(made_with, {"methods": ["SEARLE"], "workers": 3})
-    with pytest.raises(ValueError, match=r"fashioniq_gallery is split, but the numbers .* made with union; run 06_re"):
-        evaluation.check_made_with(made_with, {"methods": ["SEARLE"], "fashioniq_gallery": "split"})
-
-
-def test_what_06_leaves_puts_an_end_to_the_results_of_earlier_scores(study, tiny, tmp_path):
-    evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
-    (tmp_path / "figures").mkdir()
-    for name in ("results.csv", "07_results.html", "figures/results.png", "03_oti.html"):
-        (tmp_path / name).write_text("old")
-    evaluation.leave(tmp_path, evaluated, tiny, {})
-    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"scores.parquet", "rankings.parquet", "made_with.json", "03_oti.html"}
-
-
 def test_an_ablation_of_words_has_rankings_of_its_own(study):
     _, _, _, made = study
     sources = made["cirr/val"]
@@ -293,3 +301,244 @@ def test_an_ablation_of_words_has_rankings_of_its_own(study):
         words = dataclasses.replace(sources.image_words, parts=parts)
         keys.add(composers.Fti4CirQueries(dataclasses.replace(sources, image_words=words)).key)
     assert len(keys) == 3
+
+
+NOT_MADE = "this needs the record of {0} in study tiny; run {0} first."
+CHANGED = "{} was made with preprocess targetpad, but 02_concepts now has clip; run {} again."
+
+
+@pytest.fixture(scope="module")
+def finished(world, tiny, tmp_path_factory):
+    """The folder of a study of CIRR and CIRCO in which 02 to 05 have run; φ and the tokens are random and brought."""
+    folder = tmp_path_factory.mktemp("finished")
+    splits = benchmarks.load_all(["cirr", "circo"], world, ["validation"])
+    torch.manual_seed(0)
+    concepts = describe_02(folder, world, tiny, splits)
+    oti, phi, fti = (study_of(folder, name) for name in ("03_oti", "04_phi", "05_fti4cir"))
+    fti.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
+    authors.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    distillation.bring(phi, tiny, str(folder / "phi.pt"))
+    network = Fti4Cir(tiny.dimension, tiny.patch_width).eval()
+    for name, loaded in splits.items():
+        images = embeddings.read(oti, f"{name}/references")
+        words = torch.randn(len(images.ids), tiny.width)
+        authors.write_tokens(folder / "tokens" / name, images.ids, words, words, {})
+        inversion.bring(oti, tiny, images, folder / "tokens" / name)
+        table = benchmarks.reference_table(loaded)
+        patches.words_of(fti, tiny, network, "random", name, table, "targetpad", 8, 1)
+    for later in (phi, fti):
+        later.read("02_concepts")
+    for later in (oti, phi, fti):
+        leave_record(later)
+    assert set(concepts.made) >= {"clip", "benchmarks/cirr/val", "embeddings/circo/val/references"}
+    return folder
+
+
+def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
+    """What 02_concepts leaves, without concepts."""
+    concepts = study_of(
+        folder, "02_concepts", world="real", preprocess=preprocess, precision="float32", missing_images="error"
+    )
+    backbone.keep(concepts, tiny)
+    benchmarks.keep(concepts, every(splits), world)
+    galleries = embeddings.encode_galleries(concepts, tiny, every(splits), preprocess)
+    for loaded in splits.values():
+        embeddings.keep_references(concepts, tiny, loaded, galleries, preprocess)
+    leave_record(concepts, data_root=str(world), image_batch_size=8, workers=1)
+    return concepts
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of that folder, to change."""
+    return shutil.copytree(finished, tmp_path / "study")
+
+
+def load(folder, tiny, methods=tuple(METHODS)):
+    return evaluation.load_composers(study_of(folder, "06_retrieval"), tiny, list(methods))
+
+
+def record(folder, notebook):
+    return folder / "reports" / "tiny" / "records" / f"{notebook}.json"
+
+
+def test_every_method_is_composed_from_what_its_notebook_kept(finished, tiny):
+    made, left_out = load(finished, tiny)
+    assert left_out == {} and list(made) == ["cirr/val", "circo/val"]
+    assert list(made["circo/val"]) == list(METHODS)
+    phi = distillation.read(study_of(finished, "06_retrieval"), tiny)
+    for split, of_split in made.items():
+        tokens = inversion.read(study_of(finished, "06_retrieval"), f"{split}/references").tokens
+        assert of_split["SEARLE-OTI"].key == f"searle-oti {tokens.key}"
+        assert torch.equal(of_split["SEARLE-OTI"].tokens.vectors, tokens.vectors)
+        assert of_split["SEARLE"].key == f"searle {phi.key}"
+        assert of_split["Image-only"].images.name == f"{split}/references"
+
+
+def test_fti4cir_is_not_evaluated_on_the_split_that_its_epoch_was_chosen_on(finished, tiny):
+    made, _ = load(finished, tiny)
+    assert "FTI4CIR" not in made["cirr/val"] and "FTI4CIR" in made["circo/val"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "split", "fair"),
+    [
+        ("cirr", "cirr/val", False),
+        ("cirr", "circo/val", True),
+        ("cirr", "cirr/test1", True),
+        ("circo", "circo/val", False),
+        ("last", "cirr/val", True),
+        ("30", "circo/val", True),
+        ("", "cirr/val", True),
+    ],
+)
+def test_only_fti4cir_on_the_split_of_its_choice_is_not_reportable(checkpoint, split, fair):
+    methods = ["SEARLE", "FTI4CIR"]
+    assert evaluation.reportable(methods, split, checkpoint) == (methods if fair else ["SEARLE"])
+
+
+@pytest.mark.parametrize(
+    ("notebook", "method"), [("03_oti", "SEARLE-OTI"), ("04_phi", "SEARLE"), ("05_fti4cir", "FTI4CIR")]
+)
+def test_a_notebook_that_has_not_run_leaves_out_just_its_method(copied, tiny, notebook, method):
+    record(copied, notebook).unlink()
+    made, left_out = load(copied, tiny)
+    assert left_out == {method: NOT_MADE.format(notebook)}
+    assert list(made["circo/val"]) == [name for name in METHODS if name != method]
+
+
+def test_a_damaged_record_leaves_out_just_its_method(copied, tiny):
+    file = record(copied, "03_oti")
+    file.write_text(file.read_text()[:40])
+    made, left_out = load(copied, tiny)
+    assert left_out == {"SEARLE-OTI": f"record {file} is damaged; delete it and run 03_oti again."}
+    assert "SEARLE" in made["cirr/val"]
+
+
+def test_an_artefact_that_is_gone_leaves_out_just_its_method(copied, tiny):
+    (gone,) = (copied / "artefacts" / "oti" / "circo" / "val").glob("references-*")
+    shutil.rmtree(gone)
+    made, left_out = load(copied, tiny)
+    assert left_out == {"SEARLE-OTI": f"03_oti's artefact {gone} is gone; run 03_oti again."}
+    assert "SEARLE" in made["circo/val"]
+
+
+def test_a_change_below_leaves_out_all_methods_that_were_made_before_it(copied, world, tiny):
+    splits = benchmarks.load_all(["cirr", "circo"], world, ["validation"])
+    describe_02(copied, world, tiny, splits, preprocess="clip")
+    made, left_out = load(copied, tiny)
+    needs = {"SEARLE": "04_phi", "SEARLE-OTI": "03_oti", "FTI4CIR": "05_fti4cir"}
+    assert left_out == {method: CHANGED.format(name, name) for method, name in needs.items()}
+    assert list(made["circo/val"]) == ["Image-only", "Text-only", "Image+Text"]
+
+
+def test_methods_that_are_not_asked_for_need_nothing_and_are_not_left_out(copied, tiny):
+    for notebook in ("03_oti", "05_fti4cir"):
+        record(copied, notebook).unlink()
+    made, left_out = load(copied, tiny, ["Text-only", "SEARLE"])
+    assert left_out == {} and list(made["cirr/val"]) == ["Text-only", "SEARLE"]
+
+
+def test_the_record_of_06_names_the_notebooks_whose_methods_it_evaluates(finished, tiny):
+    of_06 = study_of(finished, "06_retrieval")
+    evaluation.load_composers(of_06, tiny, ["Text-only", "SEARLE"])
+    assert set(of_06.digests) == {"02_concepts", "04_phi"}
+
+
+def test_what_a_study_was_made_with_is_read_from_its_records(finished, tiny):
+    facts = evaluation.made_with(study_of(finished, "07_results"))
+    assert (facts["world"], facts["backbone"], facts["clip_sha256"]) == ("real", "tiny-clip", tiny.sha256)
+    assert facts["sizes"]["cirr/val"] == {"gallery": "cirr/val", "there": (24, 24), "whole": (24, 24)}
+
+
+@pytest.fixture
+def training(copied, tiny):
+    """A training of φ with losses of three epochs, of which the second and the third are kept."""
+
+    def make(folder):
+        checkpoints.write_log(pd.DataFrame({"epoch": [1, 2, 3], "distil": [3.0, 2.0, 1.0]}), folder / checkpoints.LOG)
+        for epoch in (2, 3):
+            save_file(phi_at(epoch, tiny).state_dict(), checkpoints.file_of(folder, "phi", epoch))
+
+    return study_of(copied, "04_phi").keep("phi-training", {}, make)
+
+
+def phi_at(epoch, tiny):
+    torch.manual_seed(epoch)
+    return Phi(tiny.dimension, tiny.width).eval().requires_grad_(False)
+
+
+def test_the_log_has_the_metrics_of_cirr_at_the_kept_epochs_in_percent(copied, tiny, training):
+    of_04 = study_of(copied, "04_phi")
+    log = evaluation.phi_log(of_04, tiny, training)
+    assert log["epoch"].tolist() == [1, 2, 3] and log["distil"].tolist() == [3, 2, 1]
+    (cirr,) = [benchmark for benchmark in benchmarks.read(of_04) if benchmark.name == "cirr/val"]
+    gallery = embeddings.read(of_04, "cirr/val")
+    for row, epoch in ((1, 2), (2, 3)):
+        composer = composers.Searle(Sources(tiny, gallery, distilled=Distilled(phi_at(epoch, tiny), "", epoch)))
+        queries = composer.compose(list(cirr.queries["reference"]), list(cirr.queries["sentences"]))
+        found = pd.Series(naive_scores(cirr, gallery, queries)).groupby(level=1).mean() * 100
+        for name, _ in cirr.protocol.metrics:
+            assert log[name][row] == pytest.approx(found[name])
+    assert log["R@1"].isna().tolist() == [True, False, False] and log["R@50"][2] == 100
+
+
+def test_the_log_of_a_study_without_cirr_has_losses_alone(copied, world, tiny, training):
+    describe_02(copied, world, tiny, benchmarks.load_all(["circo"], world, ["validation"]))
+    log = evaluation.phi_log(study_of(copied, "04_phi"), tiny, training)
+    assert list(log) == ["epoch", "distil"] and len(log) == 3
+
+
+def test_a_phi_that_was_brought_has_no_log(finished, tiny):
+    assert evaluation.phi_log(study_of(finished, "04_phi"), tiny, None).empty
+
+
+def test_a_validation_is_an_artefact_of_its_own_and_made_once(copied, tiny, training):
+    folders = set()
+    for _ in range(2):
+        of_04 = study_of(copied, "04_phi")
+        evaluation.phi_log(of_04, tiny, training)
+        folders.add(of_04.made["phi-validation"])
+    assert len(folders) == 1
+
+
+def test_another_gallery_makes_another_validation_and_the_same_training(copied, world, tiny, training):
+    of_04 = study_of(copied, "04_phi")
+    evaluation.phi_log(of_04, tiny, training)
+    describe_02(copied, world, tiny, benchmarks.load_all(["cirr"], world, ["validation"]), preprocess="clip")
+    again = study_of(copied, "04_phi")
+    evaluation.phi_log(again, tiny, training)
+    assert of_04.made["phi-validation"] != again.made["phi-validation"]
+
+
+def test_the_log_of_fti4cir_has_the_metrics_of_cirr_and_circo_at_the_kept_epochs(copied, world, tiny):
+    model = Fti4Cir(tiny.dimension, tiny.patch_width).eval().requires_grad_(False)
+
+    def make(folder):
+        checkpoints.write_log(pd.DataFrame({"epoch": [1, 2], "whole": [3.0, 2.0]}), folder / checkpoints.LOG)
+        save_file(model.state_dict(), checkpoints.file_of(folder, "fti", 2))
+
+    of_05 = study_of(copied, "05_fti4cir")
+    log = evaluation.fti_log(of_05, tiny, of_05.keep("fti4cir-training", {}, make), "both")
+    assert log["CIRR R@50"].tolist()[1] == 100 and log["CIRR R@5"].isna().tolist() == [True, False]
+    (circo,), gallery = benchmarks.load("circo", world, "val"), embeddings.read(of_05, "circo/unlabeled")
+    words = patches.words_by(tiny, model, benchmarks.reference_table([circo]), "targetpad", 8, 1)
+    composer = composers.Fti4CirQueries(Sources(tiny, gallery, image_words=words))
+    queries = composer.compose(list(circo.queries["reference"]), list(circo.queries["sentences"]))
+    found = pd.Series(naive_scores(circo, gallery, queries)).groupby(level=1).mean() * 100
+    assert log["CIRCO mAP@10"][1] == pytest.approx(found["mAP@10"])
+
+
+def test_rankings_are_made_anew_for_another_composer_and_for_nothing_else(study, tmp_path):
+    _, splits, galleries, made = study
+    (cirr,), sources = splits["cirr/val"], made["cirr/val"]
+
+    def folder_of(tokens):
+        of_06 = study_of(tmp_path, "06_retrieval")
+        composer = composers.SearleOti(dataclasses.replace(sources, tokens=tokens))
+        evaluation.rank(of_06, cirr, galleries["cirr/val"], "SEARLE-OTI", composer)
+        return of_06.made["rankings/cirr/val/SEARLE-OTI"]
+
+    other = dataclasses.replace(sources.tokens, key="other")
+    folders = [folder_of(tokens) for tokens in (sources.tokens, other, sources.tokens)]
+    assert folders[0] == folders[2] != folders[1]

@@ -186,13 +186,13 @@ def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=long_inversion, args=(clip_file, tmp_path / "cut"))
     process.start()
-    while len(list((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))) < 2:
+    while len(list((tmp_path / "cut").glob("oti/test/*.partial/shards/rows-*.safetensors"))) < 2:
         assert process.is_alive()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert not list((tmp_path / "cut" / "oti").glob("*/oti.safetensors"))
-    shards = sorted((tmp_path / "cut").glob("oti/*.partial/shards/rows-*.safetensors"))
+    assert not list((tmp_path / "cut" / "oti").rglob("oti.safetensors"))
+    shards = sorted((tmp_path / "cut").glob("oti/test/*.partial/shards/rows-*.safetensors"))
     computed = []
     resumed = long_inversion(clip_file, tmp_path / "cut", lambda rows: computed.extend(rows))
     assert sorted(computed) == list(range(4 * len(shards), 40))  # what was finished is not computed again

@@ -4,11 +4,11 @@ import ast
 
 from nbclient.util import run_sync
 
-from searle_lib import kernels
+from searle_lib.study import execution
 
 
 def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
-    ready = kernels.ahead(tmp_path, 3)
+    ready = execution.ahead(tmp_path, 3)
     first, second = next(ready), next(ready)  # a third waits
     client = second.client()
     client.start_channels()
@@ -28,7 +28,7 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
 
 
 def test_the_last_kernel_has_none_behind_it(tmp_path):
-    ready = kernels.ahead(tmp_path, 1)
+    ready = execution.ahead(tmp_path, 1)
     only = next(ready)
     assert ready.gi_frame.f_locals["waiting"] is None
     ready.close()

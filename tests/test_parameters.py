@@ -1,10 +1,15 @@
+"""Parameters: read from files, checked, and declared once each by the notebooks."""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 
-from searle_lib import parameters
+from searle_lib import benchmarks, fti_training, methods
+from searle_lib.study import parameters, plan
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -38,7 +43,7 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("oti_stesp: 3", r"unknown parameter oti_stesp in .*study.yaml; did you mean oti_steps \(03_oti, 04_phi, 06"),
+        ("oti_stesp: 3", r"unknown parameter oti_stesp in .*study.yaml; did you mean oti_steps \(03_oti\)"),
         ("zzz: 3", r"unknown parameter zzz in .*study.yaml; no notebook declares it"),
         ("oti_steps: many", r"oti_steps in .* is 'many', a str, but must be of type int; notebook 03_oti says: optim"),
         ("oti_steps: true", r"oti_steps in .* is True, a bool, but must be of type int"),
@@ -46,6 +51,10 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
         ("oti_learning_rate: 2e-2", r"is '2e-2', a str, .* float \(YAML reads 2e-2 as a string: write 2.0e-2\)"),
         ("preprocess: squash", r"preprocess in .* holds 'squash'; it must be targetpad or clip"),
         ("datasets: [cirr, coco]", r"datasets in .* holds 'coco'; it must be fashioniq or cirr or circo"),
+        ("datasets: []", r"datasets in .* is empty; name at least one of fashioniq, cirr, circo"),
+        ("methods: []", r"methods in .* is empty; name at least one of Image-only, Text-only, "),
+        ("images_to_invert: [pictures]", r"images_to_invert in .* holds 'pictures'; it must be unlabeled or referenc"),
+        ("fti_words: neither", r"fti_words in .* holds 'neither'; it must be both or subject or attributes"),
         ("methods: [SEARL]", r"methods in .* holds 'SEARL'; it must be Image-only or Text-only or"),
         ("oti_steps: 0", r"oti_steps in .* is 0; it must be at least 1"),
         ("oti_lambda_gpt: -0.5", r"oti_lambda_gpt in .* is -0.5; it must be at least 0"),
@@ -71,54 +80,133 @@ def test_an_override_without_a_value_is_refused(tmp_path, known):
         parameters.read(written(tmp_path, ""), known, ["datasets=[cirr"])
 
 
-def test_choices_are_those_that_the_library_knows():
-    from searle_lib import backbone, benchmarks, captions, composers, fti_training, images, readable, workspace
+def test_an_empty_list_of_images_to_invert_is_accepted(tmp_path, known):
+    values = parameters.read(written(tmp_path, "images_to_invert: []"), known)
+    assert values == {"images_to_invert": []}
 
-    known_to_library = {
-        "world": workspace.WORLDS,
-        "preprocess": images.PREPROCESSINGS,
-        "precision": backbone.PRECISIONS,
-        "datasets": benchmarks.PROTOCOLS,
-        "evaluate": benchmarks.EVALUATE,
-        "fashioniq_gallery": benchmarks.FASHIONIQ_GALLERIES,
-        "missing_images": readable.POLICIES,
-        "fti_words": tuple(fti_training.UNUSED),
-        "fti_without": ("", *fti_training.TERMS),
-        "caption_split": captions.SPLITS,
-        "methods": composers.METHODS,
-    }
-    assert {name: tuple(values) for name, values in known_to_library.items()} == parameters.CHOICES
+
+def test_choices_are_looked_up_where_they_stand(known, monkeypatch):
+    assert parameters.choices("datasets") == tuple(benchmarks.PROTOCOLS)
+    assert parameters.choices("methods") == tuple(methods.METHODS)
+    assert parameters.choices("fti_words") == tuple(fti_training.UNUSED)
+    assert parameters.choices("oti_steps") == ()
+    added = {**methods.METHODS, "Mine": methods.Method("composers:TextOnly")}
+    monkeypatch.setattr(methods, "METHODS", added)  # as a new line of the table would
+    assert parameters.check("methods", ["Mine"], known, "here") == ["Mine"]
+
+
+@pytest.mark.parametrize("name", parameters.CHOICES)
+def test_every_choice_exists_and_the_declared_default_is_among_them(known, name):
+    allowed, default = parameters.choices(name), known[name].default
+    assert allowed and set(default if isinstance(default, list) else [default]) <= set(allowed)
+
+
+def test_defaults_are_accepted_without_an_import_of_what_lists_their_choices():
+    """So that a notebook's start waits for nothing it does not need."""
+    script = (
+        "import sys; from searle_lib.study import parameters, workspace; "
+        "known = parameters.declared(workspace.notebooks(workspace.project_root())); "
+        "[parameters.check(n, v, known, 'here') for n, v in parameters.defaults(known).items()]; "
+        "print('torch' in sys.modules, 'papermill' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "False"]
 
 
 def test_the_mini_study_sets_every_parameter_to_the_default_that_notebooks_declare(known):
     """So that a notebook opened by hand finds what `make study` has left."""
     mini = yaml.safe_load((ROOT / "params" / "mini.yaml").read_text())
-    assert {name: yaml.safe_load(facts.default) for name, facts in known.items()} == mini
+    assert parameters.defaults(known) == {"images_to_invert": plan.images_to_invert(mini)} | mini
 
 
-def test_a_parameter_is_declared_alike_in_every_notebook_and_explained():
-    lines = {}
+def test_every_parameter_stands_in_one_notebook_except_the_common_ones(known):
+    several = {name for name, parameter in known.items() if len(parameter.notebooks) > 1}
+    assert several <= set(parameters.COMMON) <= set(known)
+
+
+def test_common_parameters_have_one_default():
+    for name in parameters.COMMON:
+        of = [parameters.declared([path]) for path in NOTEBOOKS]
+        assert len({repr(one[name].default) for one in of if name in one}) == 1, name
+
+
+def test_every_notebook_declares_its_places():
     for path in NOTEBOOKS:
-        cells = nbformat.read(path, as_version=4).cells
-        (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
-        for line in cell.source.splitlines():
-            name, _, comment = line.partition(":")[0], *line.partition("#")[1:]
-            assert len(comment) > 8, f"{path.stem} does not explain {name}"
-            assert lines.setdefault(name, line) == line, f"{path.stem} declares {name} otherwise"
+        own = parameters.of_notebook(parameters.declared(NOTEBOOKS), path.stem)
+        assert own[0] == "study" and {"artefact_root", "report_root"} <= set(own), path.stem
 
 
-def test_every_option_of_the_published_command_line_is_a_parameter(known):
-    """searle.md, section 8, under the field's names."""
-    help_texts = " ".join(facts.help for facts in known.values())
+def test_no_notebook_declares_more_than_its_reader_can_survey(known):
+    counts = {path.stem: len(parameters.of_notebook(known, path.stem)) for path in NOTEBOOKS}
+    assert max(counts.values()) <= 22
+    assert counts["06_retrieval"] <= 8 and counts["07_results"] <= 8
+
+
+def test_every_parameter_is_explained():
+    for path in NOTEBOOKS:
+        for name, parameter in parameters.declared([path]).items():
+            assert len(parameter.help) > 8, f"{path.stem} does not explain {name}"
+
+
+def test_parameters_that_change_no_result_are_those_that_say_so():
+    said = {
+        (name, "changes no result" in parameter.help)
+        for path in NOTEBOOKS
+        for name, parameter in parameters.declared([path]).items()
+    }
+    assert {name for name, says in said if says} == set(parameters.SPEED)
+    assert {name for name, says in said if not says}.isdisjoint(parameters.SPEED)  # in each of its notebooks
+
+
+def test_places_and_speed_decide_nothing(known):
+    deciding = parameters.deciding(parameters.defaults(known))
+    assert set(known) - set(deciding) == {*parameters.PLACES, *parameters.SPEED}
+    assert {"seed", "methods", "oti_steps", "world", "images_to_invert"} <= set(deciding)
+
+
+def notebook(tmp_path, source):
+    """A notebook whose parameters cell is this, between cells that are none."""
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": ["# title"]},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source.splitlines(keepends=True)},
+        {"cell_type": "code", "metadata": {}, "source": ["beside = 3"]},
+    ]
+    path = tmp_path / "01_one.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    return path
+
+
+def test_a_parameter_is_its_name_type_default_and_comment(tmp_path):
+    path = notebook(tmp_path, 'steps: int = 3  # how many, of 5 # at most\nnames: list = ["a#b"]\nfile: str = ""\n')
+    assert parameters.declared([path]) == {
+        "steps": parameters.Declared(int, 3, "how many, of 5 # at most", ("01_one",)),
+        "names": parameters.Declared(list, ["a#b"], "", ("01_one",)),
+        "file": parameters.Declared(str, "", "", ("01_one",)),
+    }
+
+
+@pytest.mark.parametrize("source", ["steps = 3", "steps: dict = {}", "steps: int = 3\nprint(steps)"])
+def test_a_declaration_without_a_known_type_is_refused(tmp_path, source):
+    with pytest.raises(ValueError, match=r"01_one.ipynb declares .* without a type of str, int, float, bool, list"):
+        parameters.declared([notebook(tmp_path, source)])
+
+
+def test_every_option_of_the_published_command_line_is_a_parameter():
+    """searle.md, section 8, under the field's names.
+
+    Without those that have no parameter: api-key and workspace are Comet's own environment variables; every kept epoch
+    is validated and kept, so there is no validation-frequency and no save-training.
+    """
+    each = [parameters.declared([path]) for path in NOTEBOOKS]
+    help_texts = " ".join(parameter.help for of_one in each for parameter in of_one.values())
     for option in (
         "gpt-neo-2.7B", "max-length: 35", "num-return-sequences: 256", "temperature: 0.5", "no-repeat-ngram-size: 2",
         "dataset-path", "batch-size: 32", "num-workers: 8", "preprocess-type: targetpad",
         "learning-rate: 2e-2", "weight-decay: 0.01", "top-k: 15", "oti-steps: 350", "lambda_gpt: 0.5",
         "lambda_cos: 1", "ema-decay: 0.99", "save-frequency: 10", "seed of every", "phi-dropout: 0.5",
         "batch-size: 256", "learning-rate: 1e-4", "num-epochs: 100", "lambda-distil: 1", "lambda-gpt: 0.75",
-        "temperature: 0.25", "exp-name", "submission-name", "resume", "dataset, split, dataset-mode", "save-training",
-        "api-key", "validation-frequency: 1", "save-frequency: 5", "top-k-concepts: 150", "workspace",
-        "eval-type", "phi-checkpoint-name",
+        "temperature: 0.25", "exp-name", "submission-name", "resume", "dataset, split, dataset-mode",
+        "save-frequency: 5", "top-k-concepts: 150", "eval-type", "phi-checkpoint-name",
     ):  # fmt: skip
         assert option in help_texts, option
 
@@ -132,5 +220,6 @@ def test_every_shipped_parameter_file_is_accepted(known, file):
 @pytest.mark.parametrize("file", ["searle-b32.yaml", "searle-xl.yaml"])
 def test_the_published_studies_leave_nothing_to_the_miniature_defaults(known, file):
     values = parameters.read(ROOT / "params" / file, known)
+    values["images_to_invert"] = plan.images_to_invert(values)  # as `run` does
     without = () if "FTI4CIR" in values["methods"] else ("fti_", "blip_", "caption")
     assert {name for name in known if not name.startswith(without)} <= set(values)

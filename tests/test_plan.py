@@ -1,13 +1,15 @@
-"""Which notebooks a study does without, by what it is given."""
+"""Which notebooks a study does without, by its methods and by what the user brings."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from searle_lib import plan, study
+from searle_lib import benchmarks, methods
+from searle_lib.releases import folders
+from searle_lib.study import plan, workspace
 
-NOTEBOOKS = [path.stem for path in study.notebooks(Path(__file__).parents[1])]
+NOTEBOOKS = [path.stem for path in workspace.notebooks(Path(__file__).parents[1])]
 BASELINES = ["Image-only", "Text-only", "Image+Text"]
 EVERYTHING = [*BASELINES, "SEARLE", "SEARLE-OTI", "FTI4CIR"]
 SPLITS = ("fashioniq/val", "cirr/val", "cirr/test", "circo/val", "circo/test")
@@ -28,9 +30,9 @@ def values(**changes):
     } | changes
 
 
-def experiments(root, *folders):
+def experiments(root, *places):
     """Folders of OTI tokens, laid out as the authors' code does."""
-    for folder in folders:
+    for folder in places:
         (root / folder).mkdir(parents=True)
         for name in ("ema_oti_pseudo_tokens.pt", "oti_pseudo_tokens.pt", "image_names.pkl"):
             (root / folder / name).touch()
@@ -53,16 +55,15 @@ KINDS = {
     ),
     "a published φ without OTI": (
         {"methods": [*BASELINES, "SEARLE"], "phi_checkpoint": "SEARLE_ViT-B32"},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": "φ is given",
-         "05_fti4cir": NO_FTI},
+        {"01_phrases": INVERTED, "03_oti": INVERTED, "05_fti4cir": NO_FTI},
     ),
     "a φ of a file with SEARLE-OTI": (
         {"methods": ["SEARLE", "SEARLE-OTI"], "phi_checkpoint": "models/phi_20.pt"},
-        {"04_phi": "φ is given", "05_fti4cir": NO_FTI},
+        {"05_fti4cir": NO_FTI},
     ),
-    "a given φ with FTI4CIR": (
+    "a published φ with FTI4CIR": (
         {"methods": ["SEARLE", "FTI4CIR"], "phi_checkpoint": "SEARLE_ViT-L14"},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": "φ is given"},
+        {"01_phrases": INVERTED, "03_oti": INVERTED},
     ),
     "SEARLE-OTI": (
         {"methods": ["SEARLE-OTI"]},
@@ -70,15 +71,15 @@ KINDS = {
     ),
     "FTI4CIR": (
         {"methods": ["FTI4CIR"]},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI},
+        {"01_phrases": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI},
     ),
     "FTI4CIR of released weights": (
         {"methods": ["FTI4CIR"], "fti_weights": "model_60.pth"},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI},
+        {"01_phrases": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI},
     ),
     "no method that inverts": (
         {"methods": BASELINES},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
+        {"01_phrases": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
     ),
     "test alone": (
         {"evaluate": ["test"]},
@@ -90,10 +91,14 @@ KINDS = {
     ),
     "SEARLE-OTI on a data set without the split": (
         {"methods": ["SEARLE-OTI"], "datasets": ["fashioniq"], "evaluate": ["test"]},
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI,
-         "07_results": "evaluate does not hold validation"},
+        {
+            "01_phrases": INVERTED,
+            "04_phi": NO_PHI,
+            "05_fti4cir": NO_FTI,
+            "07_results": "evaluate does not hold validation",
+        },
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,45 +107,88 @@ def test_a_study_does_without_notebooks(kind):
     assert all_left_out(values(**changes)) == expected
 
 
-GIVEN = {
+BROUGHT = {
     "all lists of SEARLE-OTI": (
         {"methods": ["SEARLE-OTI"]},
         SPLITS,
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
+        [],
+        {"01_phrases": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
     ),
     "all lists but one": (
         {"methods": ["SEARLE-OTI"]},
         [split for split in SPLITS if split != "circo/test"],
+        ["references"],
         {"04_phi": NO_PHI, "05_fti4cir": NO_FTI},
     ),
     "all lists that are evaluated": (
         {"methods": ["SEARLE-OTI"], "evaluate": ["validation"], "datasets": ["cirr", "circo"]},
         ["cirr/val", "circo/val"],
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
+        [],
+        {"01_phrases": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
     ),
     "all lists, and φ": (
         {"methods": ["SEARLE", "SEARLE-OTI"], "phi_checkpoint": "SEARLE_ViT-B32"},
         SPLITS,
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "04_phi": "φ is given", "05_fti4cir": NO_FTI},
+        [],
+        {"01_phrases": INVERTED, "05_fti4cir": NO_FTI},
     ),
     "all lists and ImageNet, while φ still learns from phrases": (
         {"methods": ["SEARLE", "SEARLE-OTI"]},
         [*SPLITS, "imagenet/test"],
+        ["unlabeled"],
         {"05_fti4cir": NO_FTI},
     ),
     "lists that no method uses": (
         {"methods": BASELINES},
         SPLITS,
-        {"01_phrases": INVERTED, "02_concepts": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
+        [],
+        {"01_phrases": INVERTED, "03_oti": INVERTED, "04_phi": NO_PHI, "05_fti4cir": NO_FTI},
     ),
 }
 
 
-@pytest.mark.parametrize("kind", GIVEN)
-def test_a_study_that_is_given_tokens_does_without_notebooks(tmp_path, kind):
-    changes, folders, expected = GIVEN[kind]
-    root = experiments(tmp_path / "oti_pseudo_tokens", *(f"{folder}/experiment" for folder in folders))
-    assert all_left_out(values(**changes, oti_root=root)) == expected
+@pytest.mark.parametrize("kind", BROUGHT)
+def test_a_study_whose_user_brings_words_does_without_notebooks(tmp_path, kind):
+    changes, places, inverted, expected = BROUGHT[kind]
+    root = experiments(tmp_path / "oti_pseudo_tokens", *(f"{place}/experiment" for place in places))
+    study = values(**changes, oti_root=root)
+    assert all_left_out(study) == expected
+    assert plan.images_to_invert(study) == inverted
+
+
+@pytest.mark.parametrize(
+    ("changes", "inverted"),
+    [
+        ({}, ["unlabeled", "references"]),
+        ({"methods": ["SEARLE"]}, ["unlabeled"]),
+        ({"methods": ["SEARLE-OTI"]}, ["references"]),
+        ({"phi_checkpoint": "phi_20.pt"}, ["references"]),
+        ({"methods": [*BASELINES, "FTI4CIR"]}, []),
+    ],
+)
+def test_images_are_inverted_for_phi_and_for_searle_oti(changes, inverted):
+    assert plan.images_to_invert(values(**changes)) == inverted
+    assert set(inverted) <= set(benchmarks.IMAGE_LISTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, True),
+        ({"methods": ["SEARLE"], "phi_checkpoint": "20"}, True),
+        ({"methods": ["SEARLE"], "phi_checkpoint": "SEARLE_ViT-B32"}, False),
+        ({"methods": ["FTI4CIR"]}, True),
+        ({"methods": ["FTI4CIR"], "fti_weights": "model_60.pth"}, False),
+        ({"methods": ["SEARLE-OTI"]}, False),
+    ],
+)
+def test_unlabeled_pictures_are_needed_where_a_network_learns(changes, needed):
+    assert plan.needs_imagenet(values(**changes)) == needed
+
+
+def test_methods_need_the_notebooks_that_make_their_words():
+    assert plan.needs(EVERYTHING) == {"03_oti", "04_phi", "05_fti4cir"}
+    assert plan.needs(BASELINES) == set()
 
 
 @pytest.mark.parametrize(
@@ -148,9 +196,9 @@ def test_a_study_that_is_given_tokens_does_without_notebooks(tmp_path, kind):
     [("last", True), ("5", True), ("SEARLE_ViT-B32", False), ("phi_20.pt", False), ("last.pt", False)],
 )
 def test_a_phi_is_trained_when_its_checkpoint_is_last_or_an_epoch(checkpoint, trained):
-    assert plan.is_trained(checkpoint) == trained
-    assert plan.teaches_phi(["SEARLE"], checkpoint) == trained
-    assert not plan.teaches_phi(["SEARLE-OTI", "FTI4CIR"], checkpoint)
+    assert methods.is_trained(checkpoint) == trained
+    assert plan.trains_phi(["SEARLE"], checkpoint) == trained
+    assert not plan.trains_phi(["SEARLE-OTI", "FTI4CIR"], checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +213,7 @@ def test_a_phi_is_trained_when_its_checkpoint_is_last_or_an_epoch(checkpoint, tr
 )
 def test_a_list_has_the_tokens_of_its_data_set_and_split(tmp_path, images, folder):
     root = experiments(tmp_path, folder, "circo/val/other", "cirr/val/other", "imagenet/val/other")
-    assert plan.given_tokens(root, images) == tmp_path / folder
+    assert folders.find_tokens(root, images) == tmp_path / folder
 
 
 def test_a_list_has_the_concepts_of_its_data_set_and_split(tmp_path):
@@ -173,25 +221,25 @@ def test_a_list_has_the_concepts_of_its_data_set_and_split(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "ViT-B32_top_250_ensembling_image_texts.csv").touch()
     for images, folder in (("cirr/test1/references", "cirr/test"), ("imagenet/test", "imagenet/test")):
-        found = plan.given_concepts(str(tmp_path), images, "ViT-B/32")
+        found = folders.find_concepts(str(tmp_path), images, "ViT-B/32")
         assert found == tmp_path / folder / "ViT-B32_top_250_ensembling_image_texts.csv"
-    assert plan.given_concepts(str(tmp_path), "circo/val/references", "ViT-B/32") is None
+    assert folders.find_concepts(str(tmp_path), "circo/val/references", "ViT-B/32") is None
 
 
 def concepts_of_b32(root, images):
-    return plan.given_concepts(root, images, "ViT-B/32")
+    return folders.find_concepts(root, images, "ViT-B/32")
 
 
-@pytest.mark.parametrize("given", [plan.given_tokens, concepts_of_b32])
-def test_without_a_root_nothing_is_given(given):
-    assert given("", "cirr/val/references") is None
+@pytest.mark.parametrize("find", [folders.find_tokens, concepts_of_b32])
+def test_without_a_root_nothing_is_brought(find):
+    assert find("", "cirr/val/references") is None
 
 
-@pytest.mark.parametrize(("given", "parameter"), [(plan.given_tokens, "oti_root"), (concepts_of_b32, "concepts_root")])
-def test_a_root_that_does_not_exist_is_named(tmp_path, given, parameter):
+@pytest.mark.parametrize(("find", "parameter"), [(folders.find_tokens, "oti_root"), (concepts_of_b32, "concepts_root")])
+def test_a_root_that_does_not_exist_is_named(tmp_path, find, parameter):
     sentence = rf"{parameter} .*gone does not exist; correct it, or leave it empty to compute"
     with pytest.raises(FileNotFoundError, match=sentence):
-        given(str(tmp_path / "gone"), "cirr/val/references")
+        find(str(tmp_path / "gone"), "cirr/val/references")
 
 
 def test_two_experiments_about_one_list_are_refused_by_name(tmp_path):
@@ -201,7 +249,7 @@ def test_two_experiments_about_one_list_are_refused_by_name(tmp_path):
         ValueError, match=rf"oti_root has two of cirr/val.references, {first}.* and {second}.*; leave one there"
     ):
         plan.left_out("03_oti", values(methods=["SEARLE-OTI"], datasets=["cirr"], oti_root=root))
-    assert plan.given_tokens(root, "circo/val/references") == tmp_path / "circo/val/third"
+    assert folders.find_tokens(root, "circo/val/references") == tmp_path / "circo/val/third"
 
 
 @pytest.mark.parametrize("changes", [{"methods": ["SEARLE-OTI"]}, {"methods": ["SEARLE", "SEARLE-OTI"]}])
@@ -221,7 +269,7 @@ def test_concepts_are_those_of_the_studys_clip(tmp_path, clip, file):
     (tmp_path / "cirr" / "val").mkdir(parents=True)
     for name in ("ViT-B32", "ViT-L14"):
         (tmp_path / "cirr" / "val" / f"{name}_top_250_ensembling_image_texts.csv").touch()
-    found = plan.given_concepts(str(tmp_path), "cirr/val/references", clip)
+    found = folders.find_concepts(str(tmp_path), "cirr/val/references", clip)
     assert found == (file and tmp_path / "cirr" / "val" / f"{file}_top_250_ensembling_image_texts.csv")
 
 
@@ -232,4 +280,4 @@ def test_two_files_of_concepts_of_one_clip_are_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match=r"concepts_root has two of cirr/val/ref.*, .*top_150.* and .*top_250.*; leave"
     ):
-        plan.given_concepts(str(tmp_path), "cirr/val/references", "ViT-B/32")
+        folders.find_concepts(str(tmp_path), "cirr/val/references", "ViT-B/32")

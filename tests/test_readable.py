@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from searle_lib import annotations, benchmarks, embeddings, images, plan, readable
+from searle_lib import annotations, benchmarks, embeddings, images, readable
 from searle_lib.artefacts import Store
 
 DATASETS = ["fashioniq", "cirr", "circo"]
@@ -56,6 +56,11 @@ def unnamed(benchmark):
 
 def loaded(root):
     return benchmarks.load_all(DATASETS, root)
+
+
+def every(splits):
+    """All benchmarks of some splits, one after the other."""
+    return [benchmark for of_split in splits.values() for benchmark in of_split]
 
 
 def forbid_reading(monkeypatch):
@@ -114,7 +119,7 @@ def test_what_is_left_of_a_query_is_as_it_was(damaged, tmp_path):
 
 def test_counts_say_n_of_n_for_each_benchmark(damaged, tmp_path):
     """Six queries of CIRR share a group, so that one missing member costs all six."""
-    table = readable.counts(readable.only(Store(tmp_path), loaded(damaged[0]), "report"))
+    table = readable.counts(every(readable.only(Store(tmp_path), loaded(damaged[0]), "report")))
     assert table.loc["cirr/val"].to_dict() == {"queries": "18 of 24", "gallery images": "23 of 24"}
     assert table.loc["cirr/test1"].to_dict() == {"queries": "6 of 12", "gallery images": "11 of 12"}
     assert table.loc["fashioniq/val/dress"].to_dict() == {"queries": "5 of 6", "gallery images": "18 of 20"}
@@ -126,9 +131,9 @@ def test_counts_say_n_of_n_for_each_benchmark(damaged, tmp_path):
 
 def test_what_is_left_can_be_encoded(damaged, tiny, tmp_path):
     splits = readable.only(Store(tmp_path), loaded(damaged[0]), "report")
-    galleries = embeddings.encode_galleries(Store(tmp_path), tiny, splits, "targetpad")
-    for name, of_split in splits.items():
-        references = embeddings.of_references(name, of_split, galleries)
+    galleries = embeddings.encode_galleries(Store(tmp_path), tiny, every(splits), "targetpad")
+    for of_split in splits.values():
+        references = embeddings.keep_references(Store(tmp_path), tiny, of_split, galleries, "targetpad")
         assert references.ids == tuple(benchmarks.reference_table(of_split)["image"])
 
 
@@ -139,7 +144,7 @@ def test_with_error_everything_stays_and_nothing_is_read(damaged, tmp_path, monk
     for name, of_split in whole.items():
         assert all(after is before for before, after in zip(of_split, found[name], strict=True))
     table = annotations.imagenet(damaged[0])
-    assert readable.of(Store(tmp_path / "store"), plan.IMAGENET, table, "error") is table
+    assert readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "error") is table
     assert not (tmp_path / "store").exists()
 
 
@@ -168,8 +173,8 @@ def test_each_image_is_good_missing_or_broken(world, tmp_path, workers):
     expected[3] = readable.MISSING
     for row in (8, 9, 20):
         expected[row] = readable.BROKEN
-    assert readable.verdicts(Store(tmp_path / "store"), plan.IMAGENET, table, workers).tolist() == expected
-    kept = readable.of(Store(tmp_path / "store"), plan.IMAGENET, table, "report")
+    assert readable.verdicts(Store(tmp_path / "store"), benchmarks.IMAGENET, table, workers).tolist() == expected
+    kept = readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
     good = [image for image, verdict in zip(table["image"], expected, strict=True) if verdict == readable.GOOD]
     assert kept["image"].tolist() == good and kept.index.tolist() == list(range(20))
 
@@ -194,23 +199,23 @@ def test_verdicts_are_void_when_a_file_is_repaired_or_breaks(world, tmp_path):
     whole = {row: paths[row].read_bytes() for row in (3, 8)}
     paths[3].unlink()
     paths[8].write_bytes(whole[8][:500])
-    bad = [row for row, verdict in enumerate(readable.verdicts(store, plan.IMAGENET, table).tolist()) if verdict]
+    bad = [row for row, verdict in enumerate(readable.verdicts(store, benchmarks.IMAGENET, table).tolist()) if verdict]
     assert bad == [3, 8]
     paths[3].write_bytes(whole[3])
-    assert readable.verdicts(store, plan.IMAGENET, table).nonzero().flatten().tolist() == [8]
+    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [8]
     paths[8].write_bytes(whole[8])
-    assert readable.verdicts(store, plan.IMAGENET, table).nonzero().flatten().tolist() == []
+    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == []
     paths[5].unlink()
-    assert readable.verdicts(store, plan.IMAGENET, table).nonzero().flatten().tolist() == [5]
+    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [5]
 
 
 def test_verdicts_are_void_when_a_file_of_the_same_size_takes_its_place(world, tmp_path):
     table, store = imagenet_copy(world, tmp_path), Store(tmp_path / "store")
     path = Path(table["path"][2])
     size = path.stat().st_size
-    assert not readable.verdicts(store, plan.IMAGENET, table).any()
+    assert not readable.verdicts(store, benchmarks.IMAGENET, table).any()
     path.write_bytes(b"\0" * size)
-    assert readable.verdicts(store, plan.IMAGENET, table).nonzero().flatten().tolist() == [2]
+    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [2]
 
 
 def test_a_benchmark_that_loses_all_its_queries_is_named(world, tmp_path):
@@ -230,7 +235,7 @@ def test_a_list_of_which_no_image_can_be_read_is_named_with_its_first(world, tmp
     shutil.rmtree(tmp_path / "ImageNet1K")
     first = table["path"][0]
     with pytest.raises(ValueError, match=rf"none of the 24 images of imagenet/test can be read \(first: {first}\)"):
-        readable.of(Store(tmp_path / "store"), plan.IMAGENET, table, "report")
+        readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
 
 
 def test_reasons_name_each_file_and_what_is_wrong_with_it(world, tmp_path):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import forbidden
 
 from searle_lib import fti_training, released
 from searle_lib.artefacts import Store
@@ -53,7 +54,7 @@ def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path
     first = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     expected = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(torch.equal(value, expected[name]) for name, value in first.model.state_dict().items())
-    monkeypatch.setattr(released, "read_module", None)  # our own copy is read from now on
+    monkeypatch.setattr(released, "read_module", forbidden(released.read_module))  # our own copy is read from now on
     again = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     assert again.key == first.key
     monkeypatch.undo()

@@ -12,7 +12,14 @@ def test_a_sheet_marks_hits_and_escapes_what_data_sets_say(world):
     wanted = circo.queries["ground_truths"][0]
     others = [image for image in circo.gallery["image"] if image not in wanted]
     rows = [
-        {"category": "all", "method": "SEARLE", "query": q, "best": [wanted[0], *others[:9]]}
+        {
+            "dataset": "circo",
+            "split": "val",
+            "category": "all",
+            "method": "SEARLE",
+            "query": q,
+            "best": [wanted[0], *others[:9]],
+        }
         for q in circo.queries["query"]
     ]
     html = sheets.sheet(circo, pd.DataFrame(rows), len(circo.queries), shown=5).data

@@ -18,7 +18,7 @@ _RECORD, _NOTE = re.compile(RECORD.format(r"(\w*)")), re.compile("<!--stale-->.*
 
 
 def mark_stale(study: Study) -> None:
-    """Write on top of each page of a study whether it shows an earlier state, and take the note off one that does not."""
+    """Write on top of each page of a study that it shows an earlier state, or take that note off again."""
     for page in study.reports.glob("[0-9][0-9]_*.html"):
         text = page.read_text(encoding="utf-8")
         problem = stale(study, page.stem, text)

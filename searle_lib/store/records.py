@@ -128,7 +128,7 @@ class Study:
         """Return an artefact that a notebook made, by its name. Raises as `read` does, and Missing for another name."""
         record = self.read(notebook)
         if name not in record.made:
-            raise Missing(f"notebook {self.notebook} needs {name}, which {notebook} did not make; {self._remedy(name)}")
+            raise Missing(f"{self.notebook} needs {name}, which {notebook} did not make; {self._remedy(name)}")
         folder = self.store.root / record.made[name]
         return Artefact(folder, folder.name.rpartition("-")[2])
 
@@ -146,7 +146,7 @@ class Study:
         return records | {notebook: record}
 
     def write(self, record: Record) -> None:
-        """Put a record in place, whole; an earlier one of the notebook that differs is kept, to explain what changed."""
+        """Put a record in place, whole; an earlier one that differs is kept, to explain what changed."""
         file = self._file(record.notebook)
         file.parent.mkdir(parents=True, exist_ok=True)
         if self.has(record.notebook):
@@ -181,7 +181,7 @@ class Study:
     def _current(self, notebook: str, reader: str) -> Record:
         """Return the record of a notebook as it stands, for the notebook that reads it."""
         if not self.has(notebook):
-            who = f"notebook {reader} needs" if reader else "this needs"
+            who = f"{reader} needs" if reader else "this needs"
             raise Missing(f"{who} the record of {notebook} in study {self.name}; run {notebook} first.")
         record = self._load(self._file(notebook))
         if record is None:

@@ -103,7 +103,7 @@ def unchanged(study: Study, path: Path, values: Mapping, methods: list[str]) -> 
 
 
 def _values(root: Path, file: Path, known: Mapping, overrides: list[str]) -> dict:
-    """Return all parameters of a study, checked: the defaults, the file's, the overrides, and what follows from them."""
+    """Return all checked parameters of a study: defaults, the file's, overrides, and what follows from them."""
     stated = parameters.read(Path(file), known, overrides)
     values = parameters.defaults(known) | {"study": Path(file).stem} | stated
     study = workspace.find_study(values)

@@ -187,12 +187,15 @@ def _world(namespace: Mapping) -> str:
 
 def _show_refusals_as_sentences() -> None:
     """In a notebook, show an error that this library raises on purpose as its sentence; others keep their traceback."""
-    try:
-        shell = get_ipython()
-    except NameError:
+    from IPython import get_ipython  # a command needs no IPython
+
+    shell = get_ipython()
+    if shell is None:
         return
 
-    def show(shell, kind: type, problem: BaseException, trace: TracebackType, tb_offset: int | None = None) -> list[str]:
+    def show(
+        shell, kind: type, problem: BaseException, trace: TracebackType, tb_offset: int | None = None
+    ) -> list[str]:
         if is_refusal(trace):
             lines = [f"{kind.__name__}: {problem}"]
         else:
