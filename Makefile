@@ -5,7 +5,10 @@ BIN := .venv/bin
 SPEED := OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 \
 	MALLOC_TOP_PAD_=67108864
 
-.PHONY: help study test lab report bench lint world lock
+SAME := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1
+LAB ?=
+
+.PHONY: help study test check same lab report bench lint world lock
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -16,11 +19,19 @@ study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=anot
 test: .venv/made ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lab: .venv/made ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+check: .venv/made ## run the tests that need no whole study, in under two minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-report: .venv/made ## render 07_results again from what the study has left
-	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results
+same: .venv/made ## run the mini study as another processor would round it, and compare every number
+	@$(BIN)/python -m searle_lib run params/mini.yaml
+	@$(SAME) $(BIN)/python -m searle_lib run params/mini.yaml -p study=mini-same -p artefact_root=data/artefacts-same
+	@$(BIN)/python -m searle_lib compare reports/mini/results.csv reports/mini-same/results.csv
+
+lab: .venv/made ## open JupyterLab at the project's root (options: LAB="--port 8890")
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. $(LAB) notebooks/01_phrases.ipynb
+
+report: .venv/made ## run 07_results again and render its page
+	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results --again
 
 bench: .venv/made ## measure each piece of work against a plain rendering of it (a quarter of an hour)
 	@$(SPEED) $(BIN)/python -W ignore -m benchmarks

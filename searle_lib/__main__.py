@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     command("submit", _submit, "write the files that the test servers take, from a study's rankings", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' form", params, changes, to)
     command("validate", _validate, "say whether a test server would take a file of CIRR or CIRCO", file, data)
+    tables = [([name], {"type": Path, "help": "a results.csv"}) for name in ("first", "second")]
+    command("compare", _compare, "say how far the numbers of two results.csv lie apart", *tables)
     dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     command(
@@ -119,6 +121,18 @@ def _export(given: argparse.Namespace) -> int:
     for written in exporting.export(study, given.to):
         print(written)
     return 0
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from searle_lib import results
+
+    apart = results.apart(given.first, given.second)
+    print(apart.to_string())
+    same = bool((apart <= results.SAME).all())
+    print(
+        f"every number agrees to {results.SAME} points." if same else f"some differ by more than {results.SAME} points."
+    )
+    return int(not same)
 
 
 def _validate(given: argparse.Namespace) -> int:

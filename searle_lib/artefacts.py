@@ -52,7 +52,7 @@ class Artefact:
 
     def _maker(self) -> str:
         try:
-            return json.loads((self.folder / MANIFEST).read_text())["notebook"] or "what made it"
+            return json.loads((self.folder / MANIFEST).read_text())["notebook"] or "the study"
         except (OSError, ValueError, LookupError):
             return "the notebook that made it"
 

@@ -5,16 +5,17 @@ pseudo-word in them are read by `texts`.
 """
 
 import contextlib
+import copy
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from searle_lib import attention, downloads, text_tower
 from searle_lib.artefacts import file_sha256, write_json
@@ -50,7 +51,21 @@ class Backbone:
     @cached_property
     def tower(self) -> text_tower.Tower:
         """The text tower, its linear weights in the type that the precision asks for."""
-        return text_tower.tower_of(self.model, PRECISIONS[self.precision] or torch.float32)
+        return text_tower.tower_of(self.model, PRECISIONS.get(self.precision) or self.model.dtype)
+
+    @cached_property
+    def exact(self) -> "Backbone":
+        """The same CLIP in float64, for what must not depend on how a processor rounds; itself unless float32 on a CPU.
+
+        A training in half precision does not ask for it, MPS has no float64, and most GPUs are many times slower in it.
+        """
+        if (self.device.type, self.precision) != ("cpu", "float32"):
+            return self
+        model = copy.deepcopy(self.model).double()
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.__class__ = nn.LayerNorm  # CLIP's subclass always computes in float32
+        return replace(self, model=model, precision="float64")
 
     @property
     def width(self) -> int:
@@ -74,7 +89,7 @@ class Backbone:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context in which the image tower runs: mixed precision, or none in float32."""
-        kind = PRECISIONS[self.precision]
+        kind = PRECISIONS.get(self.precision)
         return torch.autocast(self.device.type, kind) if kind else contextlib.nullcontext()
 
 
@@ -179,17 +194,18 @@ def encode_images(backbone: Backbone, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_patches(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """In one pass: image embeddings [N, d], and the last block's tokens [N, P, w], class token first, before ln_post.
+    """In one pass: image embeddings [N, d], and the last block's tokens [N, P, w], class token first, before ln_post;
+    both in the type of CLIP's weights.
 
     For a vision transformer. Source: fti4cir.md, section 2.1.
     """
-    visual = backbone.model.visual
+    visual, kind = backbone.model.visual, backbone.model.dtype
     with backbone.autocast():
-        x = visual.conv1(pixels.to(backbone.device)).flatten(2).transpose(1, 2)  # [N, P - 1, w]
+        x = visual.conv1(pixels.to(backbone.device, kind)).flatten(2).transpose(1, 2)  # [N, P - 1, w]
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = x + visual.positional_embedding
         x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)  # CLIP's blocks take [P, N, w]
-        return (visual.ln_post(x[:, 0]) @ visual.proj).float(), x.float()
+        return (visual.ln_post(x[:, 0]) @ visual.proj).to(kind), x.to(kind)
 
 
 def tokenize(texts: Sequence[str]) -> Tokens:

@@ -104,9 +104,10 @@ def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:
         kept = -(-values["phi_epochs"] // values["phi_save_every"]) + 1  # and the chosen one
         found["φ"] = kept * 4 * _size(distillation.Phi(clip.dimension, clip.width))
     if "FTI4CIR" in values["methods"] and not values["fti_weights"]:
-        network = 4 * _size(fti4cir.Fti4Cir(clip.dimension, clip.patch_width))
+        number = clip.exact.model.dtype.itemsize
+        network = number * _size(fti4cir.Fti4Cir(clip.dimension, clip.patch_width))
         found["FTI4CIR's network"] = (-(-values["fti_epochs"] // values["fti_save_every"]) + 1) * network
-        number = 4 if clip.precision == "float32" else 2
+        number = 2 if PRECISIONS[clip.precision] else number
         found["patch tokens"] = load.unlabeled * _patches(clip) * clip.patch_width * number
     return found
 
@@ -245,13 +246,13 @@ def _phi_step(values: Mapping, clip: Backbone) -> float:
 
 def _fti_step(values: Mapping, clip: Backbone) -> float:
     """Return the seconds a step takes, patches at hand, at the study's batch."""
-    batch = values["fti_batch_size"]
+    clip, batch = clip.exact, values["fti_batch_size"]
     pixels = torch.randn(min(batch, SAMPLE), 3, clip.resolution, clip.resolution)
     embeddings, tokens = (_repeated(part, batch).to(clip.device) for part in encode_patches(clip, pixels))
     ids = tuple(map(str, range(batch)))
     captions = Captions(ids, ("a thing",) * batch, ("standing beside a road",) * batch)
     sentences = fti_training.sentences_of(clip, captions)
-    network = fti4cir.Fti4Cir(clip.dimension, clip.patch_width).to(clip.device)
+    network = fti4cir.Fti4Cir(clip.dimension, clip.patch_width).to(clip.device, clip.model.dtype)
 
     def work() -> None:
         with clip.autocast():

@@ -75,9 +75,10 @@ class Fti4Cir(nn.Module):
 
     def _read(self, patches: Tensor) -> Tensor:
         x = self._with_templates(patches)
-        for layer in self.transformer.layers:
+        *before, last = self.transformer.layers
+        for layer in before:
             x = layer(x)
-        return x[:, :QUERIES]
+        return last(x, QUERIES)
 
     def _with_templates(self, patches: Tensor) -> Tensor:
         return torch.cat([self.templates.expand(len(patches), -1, -1), patches], dim=1)  # [N, K + P, w]
@@ -91,7 +92,7 @@ def select(slots: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     flows through the choice. Source: fti4cir.md, section 2.3.
     """
     with torch.no_grad():
-        scores = torch.einsum("nkd,nd->nk", slots.float(), embeddings.float()).softmax(-1)
+        scores = torch.einsum("nkd,nd->nk", slots.to(embeddings.dtype), embeddings).softmax(-1)
         counts = (scores > THRESHOLD).sum(1).clamp(1, MOST)
         best = scores.argsort(dim=1, descending=True, stable=True)[:, :MOST]
         place = torch.arange(MOST, device=slots.device)
@@ -112,15 +113,16 @@ class _Transformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Pre-norm block: single-head self-attention over all tokens, then an MLP with ReLU."""
+    """Pre-norm block: single-head self-attention over all tokens, then an MLP with ReLU; all of it for the `first` few
+    tokens alone where nobody reads the others."""
 
     def __init__(self, width: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn, self.mlp = _Attention(width), _Mlp(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        x = x[:, :first] + self.attn(self.norm1(x), first)
         return x + self.mlp(self.norm2(x))
 
 
@@ -131,9 +133,9 @@ class _Attention(nn.Module):
         self.to_keys_values = nn.Linear(width, 2 * width, bias=False)  # keys first
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         keys, values = self.to_keys_values(x).chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(*(t.unsqueeze(1) for t in (self.to_queries(x), keys, values)))
+        mixed = F.scaled_dot_product_attention(*(t.unsqueeze(1) for t in (self.to_queries(x[:, :first]), keys, values)))
         return self.project(mixed.squeeze(1))
 
     def shares(self, x: Tensor) -> Tensor:

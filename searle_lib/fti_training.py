@@ -2,6 +2,9 @@
 
 CLIP is frozen, so everything about a caption or a picture that does not depend on the network is computed once. A
 step does no tokenizing and waits for nothing on the host.
+
+In float32 on a CPU all of it runs in float64 (`Backbone.exact`). An image keeps an attribute by a threshold, and the
+first one that two processors decide differently, after some twenty steps in float32, sets their trainings apart.
 """
 
 import json
@@ -159,6 +162,7 @@ def train(
         raise ValueError(
             f"fti_batch_size is {settings.batch_size} but {len(captions.ids)} images have captions; lower it."
         )
+    backbone = backbone.exact
     table = pictures.set_index("image").loc[list(captions.ids)].reset_index()
     facts = asdict(settings) | facts_of(backbone, table, preprocess)
     facts |= {"captions": captions.key, "code": code_digest(_Training, patches.encode_patches)}
@@ -277,7 +281,7 @@ def load(folder: Path, backbone: Backbone) -> Trained:
 
 def network_of(backbone: Backbone, weights: dict[str, Tensor]) -> Fti4Cir:
     """Return the network with these weights, on the CLIP's device, in eval mode and frozen."""
-    model = Fti4Cir(backbone.dimension, backbone.patch_width)
+    model = Fti4Cir(backbone.dimension, backbone.patch_width).to(backbone.exact.model.dtype)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False).to(backbone.device)
 
@@ -290,7 +294,11 @@ class _Training:
         self.embeddings, self.patches = embeddings, patches
         self.sentences = sentences_of(backbone, captions)
         torch.manual_seed(settings.seed)
-        self.model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
+        torch.set_default_dtype(backbone.model.dtype)  # the first weights too: processors draw float32 differently
+        try:
+            self.model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
+        finally:
+            torch.set_default_dtype(torch.float32)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -1,6 +1,7 @@
 """CLIP's patch tokens of images, for FTI4CIR: kept for training, or read and turned into words at once.
 
-An image is one pass of the visual tower, which gives its embedding and its patch tokens together.
+An image is one pass of the visual tower, which gives its embedding and its patch tokens together. All of it is exact
+(`Backbone.exact`): FTI4CIR keeps an attribute or not by a threshold, and rounding must not decide.
 """
 
 import json
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from searle_lib import images, shards
 from searle_lib.artefacts import Store, write_json
-from searle_lib.backbone import Backbone, encode_patches
+from searle_lib.backbone import PRECISIONS, Backbone, encode_patches
 from searle_lib.embeddings import facts_of
 from searle_lib.fti4cir import Fti4Cir, Words
 from searle_lib.shards import Rows
@@ -63,8 +64,10 @@ def encode(
 
     100,000 images of ViT-L/14 take 53 GB in half precision, so nothing ever holds all of them in memory.
     """
-    facts = facts_of(backbone, table, preprocess) | {"code": code_digest(encode_patches, images.to_pixels, images.read)}
-    kind = torch.float32 if backbone.precision == "float32" else torch.float16
+    facts = facts_of(backbone.exact, table, preprocess) | {
+        "code": code_digest(encode_patches, images.to_pixels, images.read)
+    }
+    kind = torch.float16 if PRECISIONS.get(backbone.precision) else backbone.exact.model.dtype
 
     def work(first: int, end: int) -> dict[str, Tensor]:
         parts = list(_batches(backbone, table[first:end], preprocess, batch_size, workers))
@@ -91,7 +94,7 @@ def words_of(
     parts: str = "both",
 ) -> ImageWords:
     """Return the words that a network, for which the key `network` stands, gives the images of a table; kept."""
-    facts = facts_of(backbone, table, preprocess) | {"network": network}
+    facts = facts_of(backbone.exact, table, preprocess) | {"network": network}
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:
@@ -145,5 +148,5 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     paths = [Path(path) for path in table["path"]]
     for pixels in images.batches(paths, backbone.resolution, preprocess, batch_size, workers):
-        embeddings, tokens = encode_patches(backbone, pixels)
+        embeddings, tokens = encode_patches(backbone.exact, pixels)
         yield embeddings.cpu(), tokens.cpu()

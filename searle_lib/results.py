@@ -16,6 +16,7 @@ from searle_lib.benchmarks import PROTOCOLS
 
 COLUMNS = ["study", "dataset", "split", "category", "method", "backbone", "metric", "value", "ci_low", "ci_high"]
 AVERAGE = "average"
+SAME = 0.05  # points by which a number may differ from machine to machine
 MAIN = (  # dataset, split, category, metric of the numbers that papers lead with
     ("FashionIQ", "val", AVERAGE, "R@10"),
     ("FashionIQ", "val", AVERAGE, "R@50"),
@@ -92,6 +93,20 @@ def differences(
 def main_of(results: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     """Return those of MAIN that a study has numbers of."""
     return [panel for panel in MAIN if panel[0] in set(results["dataset"])]
+
+
+def apart(first: Path, second: Path) -> pd.Series:
+    """Return by method how far the numbers of two results.csv lie apart at most, in points.
+
+    Raises ValueError when they do not hold the same numbers.
+    """
+    columns = ["dataset", "split", "category", "method", "metric"]
+    tables = [pd.read_csv(path).set_index(columns)["value"] for path in (first, second)]
+    if set(tables[0].index) != set(tables[1].index):
+        raise ValueError(
+            f"{first} and {second} do not hold numbers of the same methods and metrics; compare like studies."
+        )
+    return (tables[0] - tables[1]).abs().groupby("method", sort=False).max().rename("largest difference")
 
 
 def of_query(scores: pd.DataFrame, dataset: str, category: str, query: str) -> pd.DataFrame:

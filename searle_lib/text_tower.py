@@ -36,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Tower:
-    """The text tower with its linear weights in one type; the residual stream and all norms are float32."""
+    """The text tower with its linear weights in one type; the residual stream and all norms are as CLIP's own."""
 
     blocks: tuple[Block, ...]
     heads: int
@@ -57,7 +57,7 @@ def tower_of(model: nn.Module, kind: torch.dtype = torch.float32) -> Tower:
 
 
 def features(tower: Tower, x: Tensor, layouts: Sequence[Layout], prefixes: Sequence[Prefix | None]) -> Tensor:
-    """Text features [N, d] float32, not normalised, of packed embeddings [T, w] with their positions added.
+    """Text features [N, d], not normalised, of packed embeddings [T, w] with their positions added.
 
     The texts may be several groups of unlike length, each with its layout and prefix: attention pads within a group.
     """

@@ -125,14 +125,14 @@ def encode_texts(
     words: Tensor | None = None,
     places: Tensor | None = None,
 ) -> Tensor:
-    """Text features [N, d] float32 of any number of texts, encoded in batches of like length, in the order given.
+    """Text features [N, d], of CLIP's type, of any number of texts in batches of like length, in the order given.
 
     Without words, places [N] say up to where a text shares its beginning with many others.
     """
     if not texts:
         return torch.empty(0, backbone.dimension)
     tokens = tokenize(texts)
-    features = torch.empty(len(tokens), backbone.dimension)
+    features = torch.empty(len(tokens), backbone.dimension, dtype=backbone.model.dtype)
     if words is None and places is None:
         for rows in tokens.ends.argsort(stable=True).split(batch_size):
             features[rows] = encode_plain(backbone, tokens[rows]).cpu()

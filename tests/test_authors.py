@@ -1,6 +1,5 @@
 """SEARLE's own files: what is in them is what a study takes, what is broken is refused, and nothing in them runs."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -11,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import FULL
+from conftest import FULL, leave_record, study_of
 from test_inversion import FAST, problem
 from torch.testing import assert_close
 
-from searle_lib import authors, concepts, distillation, inversion, phrases
+from searle_lib import authors, benchmarks, concepts, distillation, embeddings, inversion, phrases
 from searle_lib.artefacts import Store
 from searle_lib.concepts import Vocabulary
 from searle_lib.embeddings import Embeddings
@@ -422,14 +421,43 @@ def test_other_given_tokens_have_another_key(tmp_path, tiny):
     assert keys[0] == keys[2] != keys[1]
 
 
-def test_a_list_without_given_tokens_is_inverted(tmp_path, tiny):
-    experiment(tmp_path / "oti" / "cirr" / "val" / "exp", ["dev-0"], tiny.width)
-    images, near, written = problem(tiny)
-    images = dataclasses.replace(images, name="circo/val/references")
-    made = inversion.invert(Store(tmp_path / "a"), tiny, images, near, written, FAST, given=str(tmp_path / "oti"))
-    computed = inversion.invert(Store(tmp_path / "b"), tiny, images, near, written, FAST)
-    assert made.tokens.key == computed.tokens.key and torch.equal(made.tokens.vectors, computed.tokens.vectors)
-    assert len(made.history) == FAST.steps
+def study_with_concepts(folder, world, tiny):
+    """A study of CIRR and CIRCO as 03_oti sees it, and the ids of each list of references."""
+    first, second = study_of(folder, "01_phrases"), study_of(folder, "02_concepts")
+    names = Vocabulary(("Star", "Boat", "Gown", "Tree"), "four")
+    _, _, written = problem(tiny)
+    first.keep("phrases", {}, lambda place: written.table().to_parquet(place / "phrases.parquet", index=False))
+    leave_record(first)
+    splits, ids = benchmarks.load_all(["cirr", "circo"], world, ["validation"]), {}
+    benchmarks.keep(second, [benchmark for loaded in splits.values() for benchmark in loaded], world)
+    for name, loaded in splits.items():
+        galleries = embeddings.encode_galleries(second, tiny, loaded, "targetpad")
+        images = embeddings.keep_references(second, tiny, loaded, galleries, "targetpad")
+        concepts.associate(second, tiny, images, names, 4)
+        ids[f"{name}/references"] = images.ids
+    leave_record(second, data_root=str(world))
+    return study_of(folder, "03_oti"), ids
+
+
+def test_a_list_without_given_tokens_is_inverted(tmp_path, tiny, world):
+    study, ids = study_with_concepts(tmp_path, world, tiny)
+    ema = experiment(tmp_path / "oti" / "cirr" / "val" / "exp", ids["cirr/val/references"], tiny.width)
+    made = inversion.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
+    assert list(made) == ["cirr/val/references", "circo/val/references"]
+    assert torch.equal(made["cirr/val/references"].tokens.vectors, ema) and made["cirr/val/references"].history.empty
+    parts = (module.read(study, "circo/val/references") for module in (embeddings, concepts))
+    computed = inversion.invert(Store(tmp_path / "beside"), tiny, *parts, phrases.read(study), FAST)
+    assert torch.equal(made["circo/val/references"].tokens.vectors, computed.tokens.vectors)
+    assert len(made["circo/val/references"].history) == FAST.steps
+
+
+def test_tokens_below_a_root_are_taken_for_the_list_of_images_that_they_are_of(tmp_path, tiny, world):
+    study, ids = study_with_concepts(tmp_path, world, tiny)
+    for name, of_list in ids.items():
+        experiment(tmp_path / "oti" / name.removesuffix("/references") / "exp", of_list, tiny.width)
+    made = inversion.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
+    assert {name: words.tokens.ids for name, words in made.items()} == ids
+    assert all(words.history.empty for words in made.values())
 
 
 # φ

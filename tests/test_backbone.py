@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from searle_lib import backbone
-from searle_lib.backbone import tokenize
+from searle_lib.backbone import encode_patches, tokenize
 from searle_lib.texts import encode_text, encode_texts
 
 
@@ -77,6 +77,17 @@ def test_bfloat16_stays_near_float32(tiny, world):
     cosine = torch.cosine_similarity(encode_texts(half, TEXTS), encode_texts(tiny, TEXTS), dim=-1)
     assert encode_texts(half, TEXTS).dtype == torch.float32
     assert cosine.min() > 0.995
+
+
+def test_exact_is_the_same_clip_in_float64_and_leaves_half_precision_alone(tiny, world):
+    pixels = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pairs = list(zip(encode_patches(tiny.exact, pixels), encode_patches(tiny, pixels), strict=True))
+    for exact, plain in [*pairs, (encode_texts(tiny.exact, TEXTS), encode_texts(tiny, TEXTS))]:
+        assert (exact.dtype, plain.dtype) == (torch.float64, torch.float32)
+        assert_close(exact.float(), plain, atol=1e-4, rtol=1e-4)
+    assert tiny.exact.exact is tiny.exact
+    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    assert half.exact is half
 
 
 def test_a_name_that_is_neither_a_file_nor_a_clip_is_refused():

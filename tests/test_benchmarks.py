@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
+from conftest import leave_record, study_of
 
 from searle_lib import annotations, benchmarks
 
@@ -189,3 +191,62 @@ def test_a_caption_file_of_another_form_is_named(data, content):
     (data / "CIRR/cirr/captions/cap.rc2.val.json").write_text(content)
     with pytest.raises(ValueError, match=r"cap.rc2.val.json holds (nothing|a dict), not a list; download it again"):
         benchmarks.load("cirr", data, "val")
+
+
+def kept_by_02(folder, world, loaded, data_root=None):
+    """What 02_concepts leaves of some benchmarks; the folders of the artefacts."""
+    concepts = study_of(folder, "02_concepts")
+    benchmarks.keep(concepts, loaded, world)
+    return leave_record(concepts, data_root=str(data_root or world)).made
+
+
+def everything(world):
+    return [b for loaded in benchmarks.load_all(["fashioniq", "cirr", "circo"], world).values() for b in loaded]
+
+
+def test_a_later_notebook_reads_the_benchmarks_that_02_kept_as_they_were_in_order(world, tmp_path):
+    loaded = everything(world)
+    kept_by_02(tmp_path, world, loaded)
+    found = benchmarks.read(study_of(tmp_path, "06_retrieval"))
+    assert [benchmark.name for benchmark in found] == [benchmark.name for benchmark in loaded]
+    for before, after in zip(loaded, found, strict=True):
+        assert (after.images, after.whole, after.key) == (before.images, before.whole, before.key)
+        pd.testing.assert_frame_equal(after.gallery, before.gallery, check_dtype=False)
+        assert after.queries.to_dict("records") == before.queries.to_dict("records")
+
+
+def test_pictures_are_looked_for_below_the_data_root_that_02_had(world, tmp_path):
+    kept_by_02(tmp_path, world, benchmarks.load("cirr", world, "val"), data_root="/elsewhere")
+    (cirr,) = benchmarks.read(study_of(tmp_path, "06_retrieval"))
+    (before,) = benchmarks.load("cirr", world, "val")
+    relative = [path.removeprefix(f"{world}/") for path in before.gallery["path"]]
+    assert cirr.gallery["path"].tolist() == [f"/elsewhere/{path}" for path in relative]
+
+
+def test_a_data_set_that_was_moved_is_the_same_benchmark(world, data, tmp_path):
+    here = kept_by_02(tmp_path / "study", world, benchmarks.load("cirr", world, "val"))
+    there = kept_by_02(tmp_path / "study", data, benchmarks.load("cirr", data, "val"))
+    assert here == there
+
+
+def test_another_caption_and_another_gallery_are_other_benchmarks(world, data, tmp_path):
+    change(data / "CIRR/cirr/captions/cap.rc2.val.json", lambda entries: entries[0].update(caption="is red"))
+    before = kept_by_02(tmp_path / "study", data, benchmarks.load("cirr", world, "val"))["benchmarks/cirr/val"]
+    after = kept_by_02(tmp_path / "study", data, benchmarks.load("cirr", data, "val"))["benchmarks/cirr/val"]
+    split, union = (
+        kept_by_02(tmp_path / "study", world, benchmarks.load("fashioniq", world, "val", gallery))
+        for gallery in benchmarks.FASHIONIQ_GALLERIES
+    )
+    assert before != after
+    assert not set(split.values()) & set(union.values())
+
+
+def test_the_example_is_of_circo_else_of_cirr_else_of_fashioniq_and_of_a_validation_split(world):
+    def name_of(datasets, evaluate):
+        splits = benchmarks.load_all(datasets, world, evaluate)
+        return benchmarks.example([b for loaded in splits.values() for b in loaded]).benchmark.name
+
+    assert name_of(["fashioniq", "cirr", "circo"], benchmarks.EVALUATE) == "circo/val"
+    assert name_of(["fashioniq", "cirr"], benchmarks.EVALUATE) == "cirr/val"
+    assert name_of(["fashioniq"], ["validation"]) == "fashioniq/val/dress"
+    assert name_of(["cirr", "circo"], ["test"]) == "circo/test"

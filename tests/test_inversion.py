@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from searle_lib import backbone, inversion, phrase_bank, phrases, randomness
-from searle_lib.artefacts import Store
+from searle_lib import backbone, benchmarks, concepts, embeddings, inversion, phrase_bank, phrases, randomness
+from searle_lib.artefacts import Damaged, Store
 from searle_lib.backbone import tokenize
-from searle_lib.concepts import TEMPLATES, Concepts
+from searle_lib.concepts import TEMPLATES, Concepts, Vocabulary
 from searle_lib.embeddings import Embeddings
 from searle_lib.inversion import Settings
 from searle_lib.texts import encode_text
@@ -227,3 +227,69 @@ def test_more_concepts_than_were_kept_are_asked_for_in_one_sentence(tiny, tmp_pa
     concepts = dataclasses.replace(concepts, rows=concepts.rows[:, :2])
     with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 are there; raise concept_depth"):
         inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+
+
+def test_pseudo_words_are_found_again_when_the_gallery_around_their_pictures_is_another(world, tiny, tmp_path):
+    store, (_, _, written) = Store(tmp_path), problem(tiny)
+    fast, made = dataclasses.replace(FAST, steps=2), []
+    for gallery in benchmarks.FASHIONIQ_GALLERIES:
+        loaded = benchmarks.load("fashioniq", world, "val", gallery)
+        galleries = embeddings.encode_galleries(store, tiny, loaded, "targetpad")
+        images = embeddings.keep_references(store, tiny, loaded, galleries, "targetpad")
+        near = concepts.associate(store, tiny, images, Vocabulary(NAMES, "four"), 4)
+        made.append(inversion.invert(store, tiny, images, near, written, fast).tokens)
+    assert made[0].key == made[1].key
+    assert len(list((tmp_path / "oti" / "fashioniq" / "val").glob("references-*"))) == 1
+    assert len(list((tmp_path / "embeddings" / "fashioniq" / "val").glob("dress-*"))) == 2  # the galleries do differ
+
+
+def test_another_picture_among_the_references_makes_other_pseudo_words(world, tiny, tmp_path):
+    store, keys = Store(tmp_path), set()
+    loaded = benchmarks.load("circo", world, "val")
+    for queries in (loaded[0].queries, loaded[0].queries.iloc[1:].reset_index(drop=True)):
+        some = [dataclasses.replace(loaded[0], queries=queries)]
+        galleries = embeddings.encode_galleries(store, tiny, some, "targetpad")
+        keys.add(embeddings.keep_references(store, tiny, some, galleries, "targetpad").key)
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"top_k": 2}, {"lambda_gpt": 0.4}, {"ema_decay": 0.7}, {"seed": 1}])
+def test_another_setting_makes_other_pseudo_words(tiny, tmp_path, change):
+    images, near, written = problem(tiny)
+    both = (FAST, dataclasses.replace(FAST, **change))
+    words = [inversion.invert(Store(tmp_path), tiny, images, near, written, settings) for settings in both]
+    assert words[0].tokens.key != words[1].tokens.key
+
+
+@pytest.mark.parametrize("part", ["images", "concepts", "phrases"])
+def test_pseudo_words_of_other_images_concepts_or_phrases_are_others(tiny, tmp_path, part):
+    parts = dict(zip(("images", "concepts", "phrases"), problem(tiny), strict=True))
+    changed = parts | {part: dataclasses.replace(parts[part], key="other")}
+    words = [inversion.invert(Store(tmp_path), tiny, *of.values(), FAST) for of in (parts, changed)]
+    assert words[0].tokens.key != words[1].tokens.key
+
+
+def test_kept_pseudo_words_are_read_back_with_their_images_and_losses(tiny, tmp_path):
+    images, near, written = problem(tiny)
+    made, again = (inversion.invert(Store(tmp_path), tiny, images, near, written, FAST) for _ in range(2))
+    assert torch.equal(made.tokens.vectors, again.tokens.vectors) and made.tokens.ids == again.tokens.ids == images.ids
+    assert made.tokens.name == "test/images" and made.history.equals(again.history)
+    assert list(made.history) == ["step", "cos", "gpt"]
+
+
+def test_damaged_pseudo_words_and_a_damaged_phrase_bank_are_named_by_their_folders(tiny, tmp_path):
+    images, near, written = problem(tiny)
+    inversion.invert(Store(tmp_path, "03_oti"), tiny, images, near, written, FAST)
+    for pattern, find in (
+        (
+            "oti/test/images-*/oti.safetensors",
+            lambda: inversion.invert(Store(tmp_path), tiny, images, near, written, FAST),
+        ),
+        ("phrase-bank-*/rows-*.safetensors", lambda: phrase_bank.prepare(Store(tmp_path), tiny, written)),
+    ):
+        (file,) = tmp_path.glob(pattern)
+        file.write_bytes(file.read_bytes()[:50])
+        with pytest.raises(
+            Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 03_oti"
+        ):
+            find()

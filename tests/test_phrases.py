@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from collections import Counter
 from itertools import pairwise
@@ -6,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import leave_record, study_of
 
 from searle_lib import phrases
-from searle_lib.artefacts import Store
-from searle_lib.concepts import Vocabulary, read_vocabulary
+from searle_lib.artefacts import Damaged, Store
+from searle_lib.concepts import Vocabulary, keep_vocabulary, read_names, read_vocabulary
 from searle_lib.phrases import Settings
 
 FEW = Settings(phrases_per_concept=6, max_length=20)
@@ -71,6 +73,7 @@ def test_phrases_are_kept_and_grouped_by_concept(world, names, tmp_path):
     assert made.of(few.names[1]) == made.texts[6:12]
     again = phrases.generate(Store(tmp_path, "04_phi"), few, str(world / "models" / "tiny-gpt-neo"), FEW)
     assert again.texts == made.texts and again.key == made.key
+    assert len(list(tmp_path.glob("phrases-*"))) == 1
 
 
 def test_a_name_that_stands_twice_in_the_vocabulary_is_written_about_once(world, names, tmp_path):
@@ -146,3 +149,45 @@ def test_a_missing_vocabulary_is_named(tmp_path):
 def test_names_are_stripped_and_the_name_null_is_a_name(tmp_path):
     (tmp_path / "names.csv").write_text("LabelName,DisplayName\n/m/1, Cat \n/m/2,null\n")
     assert read_vocabulary(tmp_path / "names.csv").names == ("Cat", "null")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"phrases_per_concept": 3}, {"max_length": 15}, {"temperature": 0.6}, {"no_repeat_ngram": 0}, {"seed": 1}],
+)
+def test_another_setting_makes_other_phrases(world, names, tmp_path, change):
+    one, model = Vocabulary(names.names[:1], "one"), str(world / "models" / "tiny-gpt-neo")
+    both = (FEW, dataclasses.replace(FEW, **change))
+    keys = {phrases.generate(Store(tmp_path), one, model, settings).key for settings in both}
+    assert len(keys) == 2
+
+
+def test_another_vocabulary_makes_other_phrases_and_another_folder_of_the_same_model_does_not(world, names, tmp_path):
+    model, keys = str(world / "models" / "tiny-gpt-neo"), []
+    copy = shutil.copytree(model, tmp_path / "copied")
+    for vocabulary, folder in (("one", model), ("one", copy), ("another", model)):
+        made = phrases.generate(Store(tmp_path / "store"), Vocabulary(names.names[:1], vocabulary), str(folder), FEW)
+        keys.append(made.key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_later_notebook_reads_the_phrases_and_the_vocabulary_that_01_kept(world, names, tmp_path):
+    first = study_of(tmp_path, "01_phrases")
+    keep_vocabulary(first, world / "oidv7-class-descriptions.csv")
+    few = Vocabulary(names.names[:2], "few")
+    made = phrases.generate(first, few, str(world / "models" / "tiny-gpt-neo"), FEW)
+    leave_record(first)
+    later = study_of(tmp_path, "03_oti")
+    assert (phrases.read(later).texts, phrases.read(later).key) == (made.texts, made.key)
+    assert read_names(later) == names
+
+
+def test_damaged_phrases_are_named_by_their_folder(world, names, tmp_path):
+    few, model = Vocabulary(names.names[:1], "few"), str(world / "models" / "tiny-gpt-neo")
+    phrases.generate(Store(tmp_path, "01_phrases"), few, model, FEW)
+    (file,) = tmp_path.glob("phrases-*/phrases.parquet")
+    file.write_bytes(file.read_bytes()[:30])
+    with pytest.raises(
+        Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 01_phrases"
+    ):
+        phrases.generate(Store(tmp_path), few, model, FEW)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from searle_lib import annotations, benchmarks, embeddings, images, readable
-from searle_lib.artefacts import Store
+from searle_lib.artefacts import Damaged, Store
 
 DATASETS = ["fashioniq", "cirr", "circo"]
 
@@ -246,3 +246,14 @@ def test_reasons_name_each_file_and_what_is_wrong_with_it(world, tmp_path):
     assert gone == (f"image {paths[1]} does not exist; download it, correct data_root, or set missing_images: report.")
     assert cut.startswith(f"image {paths[4]} cannot be decoded (500 bytes on disk: ")
     assert cut.endswith("; download it again, or set missing_images: report.")
+
+
+def test_damaged_verdicts_are_named_by_their_folder(world, tmp_path):
+    table = annotations.imagenet(world)
+    readable.verdicts(Store(tmp_path, "02_concepts"), benchmarks.IMAGENET, table)
+    (file,) = tmp_path.rglob("verdicts.safetensors")
+    file.write_bytes(b"")
+    with pytest.raises(
+        Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_concepts"
+    ):
+        readable.verdicts(Store(tmp_path), benchmarks.IMAGENET, table)

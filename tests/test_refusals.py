@@ -63,7 +63,10 @@ def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (["-p", "oti_step", "50"], "unknown parameter oti_step in papermill's values for 03_oti; did you mean oti_steps"),
+        (
+            ["-p", "oti_step", "50"],
+            "unknown parameter oti_step in papermill's values for 03_oti; did you mean oti_steps",
+        ),
         (["-p", "oti_steps", "fifty"], "oti_steps in 03_oti is 'fifty', a str, but must be of type int"),
         (["-p", "oti_steps", "0"], "oti_steps in 03_oti is 0; it must be at least 1"),
     ],
@@ -86,7 +89,9 @@ def test_an_error_that_is_no_refusal_keeps_its_traceback(project, tmp_path):
     assert papermill(other, "01_phrases", "-f", "params/quick.yaml").returncode != 0
     cells = json.loads((other / "01_phrases.by-hand.ipynb").read_text())["cells"]
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-    assert error["ename"] == "ZeroDivisionError" and "1 / 0" in re.sub(r"\x1b\[[\d;]*m", "", "".join(error["traceback"]))
+    assert error["ename"] == "ZeroDivisionError" and "1 / 0" in re.sub(
+        r"\x1b\[[\d;]*m", "", "".join(error["traceback"])
+    )
 
 
 def test_papermill_prints_a_notebooks_parameters_as_a_manual():
@@ -114,8 +119,14 @@ def test_a_parameter_file_that_is_none_is_refused(project, line, sentence):
         (["validate", "gone.json", "--data-root", "."], "there is no file gone.json"),
         (["score", "gone.json", "--dataset", "circo", "--data-root", "."], "there is no file gone.json"),
         (["check", "params/gone.yaml"], "parameter file params/gone.yaml does not exist"),
-        (["export", "params/quick.yaml", "--to", "out", "-p", "study=never"], "needs the record of 06_retrieval in study"),
-        (["submit", "params/quick.yaml", "-p", "study=never"], "needs the record of 06_retrieval in study never; run 06"),
+        (
+            ["export", "params/quick.yaml", "--to", "out", "-p", "study=never"],
+            "needs the record of 06_retrieval in study",
+        ),
+        (
+            ["submit", "params/quick.yaml", "-p", "study=never"],
+            "needs the record of 06_retrieval in study never; run 06",
+        ),
     ],
 )
 def test_every_command_refuses_what_it_cannot_use_in_one_sentence(project, arguments, sentence):

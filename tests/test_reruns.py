@@ -15,6 +15,8 @@ from projects import NOTEBOOKS, ROOT, artefacts, command, environment, make_proj
 
 UNCHANGED = dict.fromkeys(NOTEBOOKS, "unchanged")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
@@ -114,7 +116,9 @@ def test_edited_code_runs_what_reaches_it_and_an_edited_comment_runs_nothing(pro
     library = shutil.copytree(ROOT / "searle_lib", project / "searle_lib")
     assert run(project) == UNCHANGED
     file = library / "tables.py"
-    file.write_text(file.read_text().replace('"""A benchmark\'s table', '"""The table of a benchmark', 1) + "\n# more\n")
+    file.write_text(
+        file.read_text().replace('"""A benchmark\'s table', '"""The table of a benchmark', 1) + "\n# more\n"
+    )
     assert run(project) == UNCHANGED
     file = library / "composers.py"
     before = artefacts(project, "rankings")
@@ -153,7 +157,9 @@ def test_files_for_the_servers_are_refused_when_the_parameters_say_something_els
     for change in ("oti_steps=5", "phi_epochs=3", "seed=1", "fti_without=subject", "phrases_per_concept=5"):
         done = command(project, "submit", "params/quick.yaml", "-p", change)
         name, _, value = change.partition("=")
-        assert done.returncode == 1 and re.search(rf"ran with {name} .* and params/quick.yaml says {value}", done.stderr)
+        assert done.returncode == 1 and re.search(
+            rf"ran with {name} .* and params/quick.yaml says {value}", done.stderr
+        )
 
 
 def test_a_missing_and_a_damaged_artefact_are_named_with_their_notebook_and_made_again(project):

@@ -13,6 +13,8 @@ from projects import NOTEBOOKS, ROOT, command, make_project, run
 from searle_lib.reporting import stale_pages
 from searle_lib.study import workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(world, tmp_path_factory):

@@ -128,7 +128,10 @@ class Study:
         """Return an artefact that a notebook made, by its name. Raises as `read` does, and Missing for another name."""
         record = self.read(notebook)
         if name not in record.made:
-            raise Missing(f"{self.notebook} needs {name}, which {notebook} did not make; {self._remedy(name)}")
+            raise Missing(
+                f"{self.notebook} needs {name}, which {notebook} has not made; check datasets, evaluate and "
+                f"images_to_invert of 02_concepts, and run it and {notebook} again."
+            )
         folder = self.store.root / record.made[name]
         return Artefact(folder, folder.name.rpartition("-")[2])
 
@@ -221,11 +224,6 @@ class Study:
             yield f"from {current.notebook} before its code changed"
         if earlier.made != current.made:
             yield f"from other artefacts than {current.notebook} has made since"
-
-    def _remedy(self, name: str) -> str:
-        kind, _, rest = name.partition("/")
-        what = f"{kind} of {rest}" if rest else kind
-        return f"change its parameters so that it makes {what}, and run it again."
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ import io
 import json
 import tokenize
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -61,8 +61,10 @@ def declared(notebooks: list[Path]) -> dict[str, Declared]:
     known: dict[str, Declared] = {}
     for path in notebooks:
         for name, (kind, default, explained) in _cell(path).items():
-            users = (*known[name].notebooks, path.stem) if name in known else (path.stem,)
-            known[name] = Declared(kind, default, explained, users)
+            if name in known:  # one of COMMON: the first notebook's words explain it
+                known[name] = replace(known[name], notebooks=(*known[name].notebooks, path.stem))
+            else:
+                known[name] = Declared(kind, default, explained, (path.stem,))
     return known
 
 

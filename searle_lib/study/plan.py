@@ -17,7 +17,8 @@ def left_out(notebook: str, values: Mapping) -> str:
 
     Raises FileNotFoundError or ValueError for an oti_root that cannot be used.
     """
-    needed, inverted = needs(values["methods"]), images_to_invert(values)
+    needed = needs(values["methods"])
+    inverted = values["images_to_invert"] if "images_to_invert" in values else images_to_invert(values)
     if notebook == "01_phrases" and not inverted:
         return NOTHING_INVERTED
     if notebook == "03_oti" and not inverted and notebook not in needed:

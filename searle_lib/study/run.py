@@ -107,9 +107,8 @@ def _values(root: Path, file: Path, known: Mapping, overrides: list[str]) -> dic
     stated = parameters.read(Path(file), known, overrides)
     values = parameters.defaults(known) | {"study": Path(file).stem} | stated
     study = workspace.find_study(values)
-    values["oti_root"] = values["oti_root"] and study.path(values["oti_root"])
     if "images_to_invert" not in stated:
-        needed = plan.images_to_invert(values)
+        needed = plan.images_to_invert(values | {"oti_root": study.path(values["oti_root"])})
         record = study.find("02_concepts")
         inverted = record.parameters["images_to_invert"] if record else []
         values["images_to_invert"] = inverted if set(needed) <= set(inverted) else needed  # fewer methods redo nothing

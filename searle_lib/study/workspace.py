@@ -125,7 +125,7 @@ def find_study(values: Mapping, command: str = "") -> Study:
     """Return the study that parameters name, for a command that runs no notebook."""
     root = project_root()
     artefacts, reports = (root / Path(values[key]).expanduser() for key in ("artefact_root", "report_root"))
-    return Study(values["study"], root, Store(artefacts, command), reports / values["study"], command)
+    return Study(values["study"], root, Store(artefacts), reports / values["study"], command)
 
 
 def draw_world(root: Path, values: Mapping) -> Path:

@@ -1,0 +1,301 @@
+"""The code in an artefact's key: what changes a result changes it, and what cannot does not.
+
+The stages' digests are held to edits of a copy of the library, all of them read by one process that starts in it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import searle_lib
+from searle_lib.store import code
+
+STAGES = {
+    "phrases": "phrases:sample",
+    "concepts": "concepts:concept_embeddings",
+    "embeddings": "backbone:encode_images",
+    "pixels": "images:to_pixels",
+    "OTI": "inversion:optimise",
+    "φ": "distillation:Training",
+    "network": "fti_training:_Training",
+    "Image-only": "composers:ImageOnly",
+    "Text-only": "composers:TextOnly",
+    "Image+Text": "composers:ImageAndText",
+    "SEARLE": "composers:Searle",
+    "SEARLE-OTI": "composers:SearleOti",
+    "FTI4CIR": "composers:Fti4CirQueries",
+    "ranks": "evaluation:compare",
+}
+WITH_TEXT = {"Text-only", "Image+Text", "SEARLE", "SEARLE-OTI"}
+QUERIES = WITH_TEXT | {"Image-only", "FTI4CIR"}
+READS_TEXT = {"concepts", "OTI", "φ", "network", "FTI4CIR"} | WITH_TEXT
+
+CHANGES = {  # an edit: its module, what stands there, what it becomes; and the stages whose results it may change
+    "the phrases' prompt": ("phrases", '"a photo of {} that"', '"a photo of {} which"', {"phrases"}),
+    "how many tokens are sampled from": ("phrases", "TOP_K = 50", "TOP_K = 40", {"phrases"}),
+    "a template": ("concepts", '"A {}",', '"One {}",', {"concepts", "OTI"}),
+    "a colour's mean": ("images", "MEAN = (0.48145466,", "MEAN = (0.5,", {"pixels"}),
+    "the padding's ratio": ("images", "TARGET_RATIO = 1.25", "TARGET_RATIO = 1.5", {"pixels"}),
+    "how pictures are encoded": ("backbone", ".encode_image(", ".encode_picture(", {"embeddings"}),
+    "where words start": ("inversion", "START_DEVIATION = 0.02", "START_DEVIATION = 0.03", {"OTI"}),
+    "OTI's total loss": ("inversion", "* gpt) / weight", "* gpt) * weight", {"OTI"}),
+    "the phrases' loss": ("phrase_bank", "return 1 - F.cosine", "return 2 - F.cosine", {"OTI", "φ"}),
+    "the contrastive loss": ("distillation", "both.T / temperature", "both.T * temperature", {"φ", "network"}),
+    "φ's layers": ("distillation", "nn.GELU()", "nn.ReLU()", {"φ", "network"} | QUERIES),
+    "the threshold of attributes": ("fti4cir", "THRESHOLD = 0.05", "THRESHOLD = 0.06", {"network"}),
+    "the number of slots": ("fti4cir", "QUERIES = 24", "QUERIES = 25", {"network"}),
+    "the orthogonality loss": ("fti4cir", "(gram - torch.eye(", "(gram + torch.eye(", {"network"}),
+    "FTI4CIR's query": ("fti_prompts", "count}but {", "count}and {", {"FTI4CIR"}),
+    "the queries' prompt": ("composers", '"a photo of $ that {}"', '"a photo of $ which {}"', WITH_TEXT),
+    "the mean of sentences": ("composers", "torch.zeros(queries,", "torch.ones(queries,", WITH_TEXT | {"FTI4CIR"}),
+    "one method's query": ("composers", "sum(part.compose(", "max(part.compose(", {"Image+Text"}),
+    "the text tower": ("text_tower", "def features(", "def features(more, ", READS_TEXT),
+    "random numbers": ("randomness", "def uniform(", "def uniform(more, ", {"phrases", "OTI", "φ"}),
+    "what a rank of no image is": ("evaluation", "found.ranks, -1)", "found.ranks, -2)", {"ranks"}),
+}
+NO_CHANGES = {
+    "a comment": ("inversion", "START_DEVIATION = 0.02", "START_DEVIATION = 0.02  # as the authors do"),
+    "blank lines": ("inversion", "    ema = words.detach()", "\n\n    ema = words.detach()"),
+    "a line that is broken": (
+        "distillation",
+        "return F.cross_entropy(logits,",
+        "return F.cross_entropy(\n        logits,",
+    ),
+    "other quotes": ("phrases", '"a photo of {} that"', "'a photo of {} that'"),
+    "a docstring": ("composers", "The sum of both unit embeddings.", "Both, added."),
+    "a module's docstring": ("images", "Pictures from disk to the pixels", "Pixels of pictures, the ones"),
+    "an error's sentence": ("inversion", "is not finite; lower ", "is no number; lower "),
+    "a table of results": ("tables", "Percent; below each value", "Percent; under each value"),
+    "a download": ("downloads", "def fetch(", "def fetch(more, "),
+    "how artefacts are kept": ("artefacts", "FORMAT = 4", "FORMAT = 5"),
+    "how rows are kept": ("shards", "def run(", "def run(more, "),
+}
+
+PRINT = """
+import importlib, json, sys
+from pathlib import Path
+folder, stages, edits = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+sys.path.insert(0, str(folder))
+from searle_lib.store import code
+assert code.PACKAGE == folder / "searle_lib", code.PACKAGE
+roots = {}
+for stage, where in stages.items():
+    module, _, name = where.partition(":")
+    roots[stage] = getattr(importlib.import_module(f"searle_lib.{module}"), name)
+
+def digests():
+    code.code_digest.cache_clear()
+    code._source.cache_clear()
+    return {stage: code.code_digest(root) for stage, root in roots.items()}
+
+found = {"": digests()}
+for name, (module, old, new) in edits.items():
+    file = folder / "searle_lib" / f"{module}.py"
+    text = file.read_text()
+    assert old in text, f"{old!r} is not in {module}"
+    file.write_text(text.replace(old, new))
+    found[name] = digests()
+    file.write_text(text)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory):
+    """The digests of all stages by edit, "" for none, from one process that starts in a copy of the library."""
+    folder = tmp_path_factory.mktemp("copy")
+    library = Path(searle_lib.__file__).parent
+    shutil.copytree(library, folder / "searle_lib", ignore=shutil.ignore_patterns("miniworld", "__pycache__"))
+    edits = {name: edit[:3] for name, edit in (CHANGES | NO_CHANGES).items()}
+    ran = [sys.executable, "-c", PRINT, str(folder), json.dumps(STAGES), json.dumps(edits)]
+    done = subprocess.run(ran, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def changed(digests, edit):
+    return {stage for stage in STAGES if digests[edit][stage] != digests[""][stage]}
+
+
+@pytest.mark.parametrize("edit", CHANGES)
+def test_an_edit_changes_the_digest_of_exactly_those_stages_that_it_may_change(digests, edit):
+    assert changed(digests, edit) == CHANGES[edit][3]
+
+
+@pytest.mark.parametrize("edit", NO_CHANGES)
+def test_what_can_change_no_result_changes_no_digest(digests, edit):
+    assert changed(digests, edit) == set()
+
+
+def test_every_stage_has_a_digest_of_its_own(digests):
+    assert len(set(digests[""].values())) == len(STAGES)
+
+
+def test_the_digest_of_several_roots_does_not_depend_on_which_other_process_asks(digests):
+    from searle_lib import images
+
+    assert code.code_digest(images.to_pixels) == digests[""]["pixels"]
+
+
+# Which names are followed
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Writes modules of a library of its own, and gives the digest of `root` in its module `start`."""
+    (tmp_path / "searle_lib").mkdir()
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "searle_lib")
+
+    def digest(**modules):
+        for name, text in modules.items():
+            file = tmp_path / "searle_lib" / f"{name.replace('__', '/')}.py"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        for cached in (code.code_digest, code._source, code._file):
+            cached.cache_clear()
+
+        def root(): ...
+
+        root.__module__, root.__qualname__ = "searle_lib.start", "root"
+        return code.code_digest(root)
+
+    yield digest
+    for cached in (code.code_digest, code._source, code._file):
+        cached.cache_clear()
+
+
+FOLLOWED = {
+    "a constant": ("def root():\n    return X\n\n\nX = {}\n", ""),
+    "a constant with a type": ("def root():\n    return X\n\n\nX: int = {}\n", ""),
+    "one of several constants in a line": ("def root():\n    return X\n\n\nX, Y = {}, 0\n", ""),
+    "a constant that another one is made of": ("def root():\n    return Y\n\n\nX = {}\nY = X + 1\n", ""),
+    "a constant that is changed afterwards": ("def root():\n    return X\n\n\nX = 1\nX += {}\n", ""),
+    "a default": ("def root(x={}):\n    return x\n", ""),
+    "a decorator": ("def root():\n    return f()\n\n\n@g\ndef f(): ...\n\n\ndef g(f):\n    return {}\n", ""),
+    "a method": ("def root():\n    return C().f()\n\n\nclass C:\n    def f(self):\n        return {}\n", ""),
+    "the class of an argument": (
+        "def root(c: C):\n    return c.f()\n\n\nclass C:\n    def f(self):\n        return {}\n",
+        "",
+    ),
+    "a class that is inherited from": (
+        "def root():\n    return D()\n\n\nclass C:\n    x = {}\n\n\nclass D(C): ...\n",
+        "",
+    ),
+    "a function that calls itself": ("def root():\n    return root() + {}\n", ""),
+    "a module's function": (
+        "from searle_lib import other\n\n\ndef root():\n    return other.f()\n",
+        "def f():\n    return {}\n",
+    ),
+    "a module under another name": (
+        "from searle_lib import other as o\n\n\ndef root():\n    return o.f()\n",
+        "def f():\n    return {}\n",
+    ),
+    "a function that is imported": (
+        "from searle_lib.other import f\n\n\ndef root():\n    return f()\n",
+        "def f():\n    return {}\n",
+    ),
+    "a function under another name": (
+        "from searle_lib.other import f as g\n\n\ndef root():\n    return g()\n",
+        "def f():\n    return {}\n",
+    ),
+    "a function that is imported where it is called": (
+        "def root():\n    from searle_lib.other import f\n\n    return f()\n",
+        "def f():\n    return {}\n",
+    ),
+    "a constant of another module's function": (
+        "from searle_lib.other import f\n\n\ndef root():\n    return f()\n",
+        "X = {}\n\n\ndef f():\n    return X\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_a_function_reaches_is_in_its_digest(library, name):
+    start, other = FOLLOWED[name]
+    before = library(start=start.replace("{}", "1"), other=other.replace("{}", "1"))
+    assert library(start=start.replace("{}", "2"), other=other.replace("{}", "2")) != before
+
+
+def test_a_name_that_a_module_only_passes_on_is_followed_to_where_it_is_defined(library):
+    start = "from searle_lib.other import f\n\n\ndef root():\n    return f()\n"
+    modules = {"start": start, "other": "from searle_lib.third import f\n"}
+    assert library(**modules, third="def f():\n    return 1\n") != library(**modules, third="def f():\n    return 2\n")
+
+
+def test_what_a_function_does_not_reach_is_not_in_its_digest(library):
+    start = "from searle_lib import other\n\n\ndef root():\n    return other.f()\n\n\nX = {}\n"
+    before = library(start=start.replace("{}", "1"), other="def f(): ...\n\n\ndef g():\n    return 1\n")
+    assert library(start=start.replace("{}", "2"), other="def f(): ...\n\n\ndef g():\n    return 2\n") == before
+
+
+def test_moving_a_function_to_another_module_changes_no_digest(library):
+    here = library(start="def root():\n    return f()\n\n\ndef f():\n    return 1\n")
+    there = library(
+        start="from searle_lib.other import f\n\n\ndef root():\n    return f()\n", other="def f():\n    return 1\n"
+    )
+    assert here == there
+
+
+@pytest.mark.parametrize("module", code.KEEPING)
+def test_how_results_are_kept_is_not_in_a_digest(library, module):
+    start = f"from searle_lib import {module}\n\n\ndef root():\n    return {module}.f()\n"
+    before = library(start=start, **{module: "def f():\n    return 1\n"})
+    assert library(start=start, **{module: "def f():\n    return 2\n"}) == before
+
+
+# Notebooks
+
+
+def notebook(path, *cells):
+    """A notebook of (type, source, tags) cells."""
+    cells = [{"cell_type": kind, "source": source, "metadata": {"tags": tags}} for kind, source, tags in cells]
+    path.write_text(json.dumps({"cells": cells}))
+    return path
+
+
+CELLS = (
+    ("markdown", "# Phrases", []),
+    ("code", "steps: int = 350", ["parameters"]),
+    ("code", "from searle_lib import start\n\nstart.root(steps)  # runs", []),
+)
+
+
+def with_cell(place, source):
+    kind, _, tags = CELLS[place]
+    return [*CELLS[:place], (kind, source, tags), *CELLS[place + 1 :]]
+
+
+def test_a_notebooks_code_is_its_cells_and_what_they_reach(tmp_path, library):
+    library(start="def root(steps):\n    return 1\n")
+    before = code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS))
+    another_call = "from searle_lib import start\n\nstart.root(steps + 1)"
+    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *with_cell(2, another_call))) != before
+    library(start="def root(steps):\n    return 2\n")
+    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS)) != before
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        (0, "# Other words"),
+        (1, "steps: int = 50"),
+        (2, "from searle_lib import start\n\n\nstart.root(\n    steps\n)"),
+    ],
+    ids=["text", "parameters", "layout"],
+)
+def test_a_notebooks_text_parameters_and_layout_are_not_its_code(tmp_path, library, place, source):
+    library(start="def root(steps):\n    return 1\n")
+    before = code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS))
+    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *with_cell(place, source))) == before
+
+
+def test_all_that_a_notebook_says_is_in_the_digest_of_its_cells_but_for_its_parameters(tmp_path):
+    file = tmp_path / "n.ipynb"
+    before = code.cells_digest(notebook(file, *CELLS))
+    assert code.cells_digest(notebook(file, *with_cell(0, "# Other words"))) != before
+    assert code.cells_digest(notebook(file, *with_cell(2, "start.root(steps)"))) != before
+    assert code.cells_digest(notebook(file, *with_cell(1, "steps: int = 50"))) == before
