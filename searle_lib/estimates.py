@@ -31,7 +31,7 @@ from searle_lib import (
     readable,
 )
 from searle_lib.artefacts import Store
-from searle_lib.backbone import CONTEXT, Backbone, encode_images, encode_patches
+from searle_lib.backbone import CONTEXT, PRECISIONS, Backbone, encode_images, encode_patches
 from searle_lib.captions import Captions
 from searle_lib.concepts import TEMPLATES, Concepts, read_vocabulary
 from searle_lib.embeddings import Embeddings
