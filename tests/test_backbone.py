@@ -1,5 +1,8 @@
+import shutil
+
 import pytest
 import torch
+from conftest import leave_record, study_of
 from torch.testing import assert_close
 
 from searle_lib import backbone
@@ -124,3 +127,28 @@ def test_a_device_that_is_not_there_is_refused(world):
         pytest.skip("this machine has CUDA")
     with pytest.raises(ValueError, match="device cuda is not available on this machine; set device to cpu or auto"):
         backbone.load(str(world / "models" / "tiny-clip.pt"), device="cuda")
+
+
+def test_a_later_notebook_loads_the_clip_that_02_read(tiny, world, tmp_path):
+    kept_by_02(tmp_path, tiny, world / "models" / "tiny-clip.pt", "bfloat16")
+    found = backbone.read(study_of(tmp_path, "03_oti"), "cpu")
+    assert (found.sha256, found.name, found.precision) == (tiny.sha256, "tiny-clip", "bfloat16")
+    assert backbone.kept(study_of(tmp_path, "07_results")) == {"name": "tiny-clip", "sha256": tiny.sha256}
+
+
+def test_a_clip_whose_file_is_another_by_now_is_refused(tiny, world, tmp_path):
+    file = shutil.copy(world / "models" / "tiny-clip.pt", tmp_path / "clip.pt")
+    kept_by_02(tmp_path, tiny, file, "float32")
+    weights = torch.load(file, weights_only=True)
+    torch.save(weights | {"logit_scale": weights["logit_scale"] + 1}, file)
+    with pytest.raises(
+        ValueError, match=r"clip_model .*clip.pt is another file than 02_concepts read; run 02_concepts"
+    ):
+        backbone.read(study_of(tmp_path, "03_oti"), "cpu")
+
+
+def kept_by_02(folder, clip, file, precision):
+    """What 02_concepts leaves of a CLIP."""
+    second = study_of(folder, "02_concepts", clip_model=str(file), precision=precision)
+    backbone.keep(second, clip)
+    leave_record(second)

@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from conftest import leave_record, study_of
 from PIL import Image
 
 from searle_lib import captions
@@ -184,3 +185,13 @@ def test_a_caption_of_an_image_that_is_listed_but_not_at_hand_is_left_out(tmp_pa
     assert captions.read(file, names[:1], listed=names).ids == (names[0],)
     with pytest.raises(ValueError, match="has a caption of image 00000002, which is not there; remove it"):
         captions.read(file, names[:1])
+
+
+def test_a_study_has_the_captions_of_those_of_its_pictures_that_have_one(world, tmp_path):
+    second = study_of(tmp_path, "02_concepts", missing_images="error", preprocess="targetpad")
+    leave_record(second, data_root=str(world), workers=1, image_batch_size=4)
+    file = written(tmp_path, *({"img_id": f"{i:08d}", "subject": "a cat", "attribute": f"no {i}"} for i in (5, 2)))
+    table, found = captions.of_study(study_of(tmp_path, "05_fti4cir"), str(file), "no blip", "sane", "cpu")
+    assert table["image"].tolist() == list(found.ids) == [f"ILSVRC2012_test_{i:08d}" for i in (5, 2)]
+    assert [path.rsplit("_", 1)[-1] for path in table["path"]] == ["00000005.JPEG", "00000002.JPEG"]
+    assert found.attributes == ("no 5", "no 2")

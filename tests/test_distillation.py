@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import leave_record, study_of
 from safetensors.torch import load_file
 from test_inversion import problem
 from torch.testing import assert_close
 
-from searle_lib import backbone, checkpoints, distillation
+from searle_lib import authors, backbone, checkpoints, distillation
 from searle_lib.artefacts import Damaged, Store
 from searle_lib.distillation import Phi, Settings
 
@@ -171,3 +172,24 @@ def test_phi_has_the_published_layers():
         "layers.3.weight": (2048, 2048), "layers.3.bias": (2048,),
         "layers.6.weight": (512, 2048), "layers.6.bias": (512,),
     }  # fmt: skip
+
+
+def test_a_study_may_bring_its_phi_and_a_later_notebook_reads_it(tiny, tmp_path):
+    authors.write_phi(tmp_path / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    fourth = study_of(tmp_path, "04_phi")
+    made, training = distillation.make_phi(fourth, tiny, FAST, str(tmp_path / "phi.pt"))
+    leave_record(fourth)
+    found = distillation.read(study_of(tmp_path, "06_retrieval"), tiny)
+    assert training is None and (found.key, found.epoch) == (made.key, 0) and not found.phi.training
+    for name, value in made.phi.state_dict().items():
+        assert torch.equal(found.phi.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("part", ["images", "tokens", "concepts", "phrases"])
+def test_a_training_on_anything_else_is_another(tiny, tmp_path, part):
+    embeddings, concepts, written = problem(tiny)
+    parts = {"images": embeddings, "tokens": embeddings, "concepts": concepts, "phrases": written}
+    changed = parts | {part: dataclasses.replace(parts[part], key="other")}
+    fast = dataclasses.replace(FAST, epochs=1)
+    keys = {distillation.train(Store(tmp_path), tiny, *of.values(), fast).key for of in (parts, changed)}
+    assert len(keys) == 2

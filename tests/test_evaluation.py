@@ -23,11 +23,12 @@ from searle_lib import (
     distillation,
     embeddings,
     evaluation,
+    fti_training,
     inversion,
     patches,
     submissions,
 )
-from searle_lib.artefacts import Store
+from searle_lib.artefacts import Damaged, Store
 from searle_lib.composers import Sources
 from searle_lib.distillation import Distilled, Phi
 from searle_lib.embeddings import Embeddings, images_fingerprint
@@ -264,6 +265,34 @@ def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch
     assert torch.equal(first.vectors, again.vectors) and first.key == again.key
 
 
+@pytest.mark.parametrize("change", ["preprocess", "precision", "pictures", "order"])
+def test_other_pictures_or_another_reading_make_other_embeddings(world, tiny, tmp_path, change):
+    table, store = annotations.imagenet(world).head(3), Store(tmp_path)
+    before = embeddings.encode(store, tiny, "imagenet/test", table, "targetpad")
+    clip = dataclasses.replace(tiny, precision="bfloat16") if change == "precision" else tiny
+    chosen = {"pictures": table.head(2), "order": table[::-1]}.get(change, table)
+    after = embeddings.encode(store, clip, "imagenet/test", chosen, "clip" if change == "preprocess" else "targetpad")
+    assert before.key != after.key
+
+
+def test_a_later_notebook_reads_the_embeddings_that_02_kept(world, tiny, tmp_path):
+    second = study_of(tmp_path, "02_concepts")
+    made = embeddings.encode(second, tiny, "imagenet/test", annotations.imagenet(world).head(3), "targetpad")
+    leave_record(second)
+    found = embeddings.read(study_of(tmp_path, "03_oti"), "imagenet/test")
+    assert torch.equal(found.vectors, made.vectors)
+    assert (found.name, found.ids, found.key, found.clip) == ("imagenet/test", made.ids, made.key, tiny.sha256)
+
+
+def test_damaged_embeddings_are_named_by_their_folder(world, tiny, tmp_path):
+    arguments = (tiny, "imagenet/test", annotations.imagenet(world).head(3), "targetpad")
+    embeddings.encode(Store(tmp_path, "02_concepts"), *arguments)
+    (file,) = tmp_path.rglob("embeddings.safetensors")
+    file.write_bytes(file.read_bytes()[:90])
+    with pytest.raises(Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_con"):
+        embeddings.encode(Store(tmp_path), *arguments)
+
+
 def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing(world, tiny, tmp_path):
     table = annotations.imagenet(world).head(4).copy()
     broken = tmp_path / "broken.JPEG"
@@ -318,7 +347,7 @@ def finished(world, tiny, tmp_path_factory):
     fti.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
     authors.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
     distillation.bring(phi, tiny, str(folder / "phi.pt"))
-    network = Fti4Cir(tiny.dimension, tiny.patch_width).eval()
+    network = random_network(tiny)
     for name, loaded in splits.items():
         images = embeddings.read(oti, f"{name}/references")
         words = torch.randn(len(images.ids), tiny.width)
@@ -332,6 +361,10 @@ def finished(world, tiny, tmp_path_factory):
         leave_record(later)
     assert set(concepts.made) >= {"clip", "benchmarks/cirr/val", "embeddings/circo/val/references"}
     return folder
+
+
+def random_network(tiny):
+    return fti_training.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
 
 
 def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
@@ -512,7 +545,7 @@ def test_another_gallery_makes_another_validation_and_the_same_training(copied, 
 
 
 def test_the_log_of_fti4cir_has_the_metrics_of_cirr_and_circo_at_the_kept_epochs(copied, world, tiny):
-    model = Fti4Cir(tiny.dimension, tiny.patch_width).eval().requires_grad_(False)
+    model = random_network(tiny)
 
     def make(folder):
         checkpoints.write_log(pd.DataFrame({"epoch": [1, 2], "whole": [3.0, 2.0]}), folder / checkpoints.LOG)

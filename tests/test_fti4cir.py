@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import leave_record, study_of
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -278,3 +279,56 @@ def test_queries_of_both_captions_are_averaged_with_the_references_own_words(tin
     ]
     assert_close(queries[0], F.normalize(sum(parts), dim=-1)[0], atol=1e-5, rtol=1e-5)
     assert_close(queries.norm(dim=-1), torch.ones(2))
+
+
+def random_network(tiny):
+    torch.manual_seed(0)
+    return fti_training.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
+
+
+def words_of(tiny, captioned, folder, network="network", preprocess="targetpad", batch_size=4, parts="both", rows=10):
+    model = random_network(tiny)
+    table = captioned[0].head(rows)
+    return patches.words_of(Store(folder), tiny, model, network, "cirr/val", table, preprocess, batch_size, 1, parts)
+
+
+@pytest.mark.parametrize("change", [{"network": "other"}, {"preprocess": "clip"}, {"rows": 9}])
+def test_another_network_preprocessing_or_list_of_images_makes_other_words(tiny, captioned, tmp_path, change):
+    assert words_of(tiny, captioned, tmp_path).key != words_of(tiny, captioned, tmp_path, **change).key
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"parts": "subject"}])
+def test_how_many_pictures_are_read_at_once_and_which_words_queries_use_make_no_other_words(
+    tiny, captioned, tmp_path, change
+):
+    before, after = words_of(tiny, captioned, tmp_path), words_of(tiny, captioned, tmp_path, **change)
+    assert before.key == after.key and torch.equal(before.words.attributes, after.words.attributes)
+
+
+def test_kept_words_are_those_of_each_image_and_of_the_network(tiny, captioned, tmp_path):
+    model = random_network(tiny)
+    made = words_of(tiny, captioned, tmp_path)
+    ids = list(captioned[0]["image"])
+    embeddings, tokens = patches.look(tiny, captioned[0], "targetpad", 10, 1)
+    with torch.no_grad():
+        expected = model(embeddings, tokens)
+    assert made.ids == tuple(ids)
+    assert_close(made.of(ids[::-1]).subject, expected.subject.flip(0), atol=1e-5, rtol=1e-5)
+    assert made.of([ids[3]]).counts.tolist() == expected.counts[[3]].tolist()
+
+
+def test_a_study_that_brings_its_network_trains_none(tiny, tmp_path):
+    table, known = captions.of_study(study_of(tmp_path, "05_fti4cir"), "gone.json", "none", "sane", "cpu", "model.pth")
+    assert table.empty and fti_training.make_training(study_of(tmp_path), tiny, table, known, FAST) is None
+    with pytest.raises(FileNotFoundError, match=r"fti_weights model.pth does not exist; correct fti_weights"):
+        fti_training.choose(Store(tmp_path), tiny, None, "last", pd.DataFrame(), "model.pth")
+
+
+def test_a_later_notebook_reads_the_network_that_05_kept(trained, tiny, tmp_path):
+    fifth, made = study_of(tmp_path, "05_fti4cir"), trained(tmp_path / "artefacts")
+    chosen = fti_training.choose(fifth, tiny, made, "2", pd.DataFrame())
+    leave_record(fifth)
+    found = fti_training.read(study_of(tmp_path, "06_retrieval"), tiny)
+    assert (found.key, found.epoch) == (chosen.key, 2) and not found.model.training
+    for name, value in chosen.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value), name

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import leave_record, study_of
 from PIL import Image
 
 from searle_lib import images
@@ -83,3 +84,8 @@ def test_a_picture_whose_header_claims_too_many_pixels_is_named_as_broken(tmp_pa
         ValueError, match=r"image .*huge.png cannot be decoded .*decompression bomb.*; download it again"
     ):
         images.read(tmp_path / "huge.png")
+
+
+def test_a_study_reads_pictures_as_02_decided(tmp_path):
+    leave_record(study_of(tmp_path, "02_concepts", preprocess="clip"), image_batch_size=16, workers=3)
+    assert images.reading(study_of(tmp_path, "05_fti4cir")) == ("clip", 16, 3)

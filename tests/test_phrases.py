@@ -11,7 +11,9 @@ from conftest import leave_record, study_of
 
 from searle_lib import phrases
 from searle_lib.artefacts import Damaged, Store
-from searle_lib.concepts import Vocabulary, keep_vocabulary, read_names, read_vocabulary
+from searle_lib.concepts import Vocabulary, associate, keep_vocabulary, read_names, read_vocabulary
+from searle_lib.concepts import read as read_concepts
+from searle_lib.embeddings import Embeddings
 from searle_lib.phrases import Settings
 
 FEW = Settings(phrases_per_concept=6, max_length=20)
@@ -191,3 +193,49 @@ def test_damaged_phrases_are_named_by_their_folder(world, names, tmp_path):
         Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 01_phrases"
     ):
         phrases.generate(Store(tmp_path), few, model, FEW)
+
+
+# Concepts
+
+
+def concept_keys(tiny, folder, **changes):
+    """The keys of the concepts of three images, as they are and after a change of what they are made from."""
+    images = Embeddings("test/images", ("a", "b", "c"), torch.eye(3, tiny.dimension), "images")
+    known = {"images": images, "vocabulary": Vocabulary(("Star", "Boat", "Tree"), "three"), "depth": 2}
+    return [
+        associate(Store(folder), tiny, **known).key,
+        associate(Store(folder), tiny, **known | {name: change(known) for name, change in changes.items()}).key,
+    ]
+
+
+CHANGES = {
+    "images": lambda known: dataclasses.replace(known["images"], key="other"),
+    "vocabulary": lambda known: Vocabulary(("Star", "Boat", "Gown"), "others"),
+    "depth": lambda known: 3,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_images_another_vocabulary_or_another_depth_make_other_concepts(tiny, tmp_path, name):
+    before, after = concept_keys(tiny, tmp_path, **{name: CHANGES[name]})
+    assert before != after
+
+
+def test_how_many_texts_are_read_at_once_makes_no_other_concepts(tiny, tmp_path):
+    before, after = concept_keys(tiny, tmp_path, batch_size=lambda known: 7)
+    assert before == after
+
+
+def test_the_features_of_a_vocabulary_are_kept_once_for_all_lists_of_images(tiny, tmp_path):
+    concept_keys(tiny, tmp_path, images=CHANGES["images"])
+    assert len(list(tmp_path.glob("vocabulary-features-*"))) == 1
+
+
+def test_a_later_notebook_reads_the_concepts_that_02_kept(tiny, tmp_path):
+    second = study_of(tmp_path, "02_concepts")
+    images = Embeddings("cirr/val/references", ("a", "b", "c"), torch.eye(3, tiny.dimension), "images")
+    made = associate(second, tiny, images, Vocabulary(("Star", "Boat", "Tree"), "three"), 2)
+    leave_record(second)
+    found = read_concepts(study_of(tmp_path, "03_oti"), "cirr/val/references")
+    assert torch.equal(found.rows, made.rows)
+    assert (found.ids, found.names, found.key) == (images.ids, ("Star", "Boat", "Tree"), made.key)
