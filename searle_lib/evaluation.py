@@ -181,8 +181,8 @@ def fti_log(study: Study, backbone: Backbone, training: Artefact | None, parts: 
         weights = load_file(checkpoints.file_of(training.folder, "fti", epoch))
         model, table = fti_training.network_of(backbone, weights), benchmarks.reference_table([benchmark])
         words, gallery = patches.words_by(backbone, model, table, *reading), galleries[benchmark.images]
-        found = means(benchmark, gallery, Fti4CirQueries(Sources(backbone, gallery, image_words=words)))
-        return {f"{benchmark.protocol.title} {name}": value for name, value in found.items()}
+        of_split = means(benchmark, gallery, Fti4CirQueries(Sources(backbone, gallery, image_words=words)))
+        return {f"{benchmark.protocol.title} {name}": value for name, value in of_split.items()}
 
     return _log(study, training, "fti", asked, galleries, metrics_at)
 
@@ -215,8 +215,8 @@ def _log(
     def make(folder: Path) -> None:
         rows = []
         for epoch in epochs if asked else ():
-            found = [metrics_at(epoch, benchmark) for benchmark in asked]
-            rows.append({"epoch": epoch} | {metric: value for of_one in found for metric, value in of_one.items()})
+            splits = [metrics_at(epoch, benchmark) for benchmark in asked]
+            rows.append({"epoch": epoch} | {name: value for of_split in splits for name, value in of_split.items()})
         checkpoints.write_log(pd.DataFrame(rows, columns=None if rows else ["epoch"]), folder / CURVE)
 
     curve = store.keep(f"{name}-validation", facts, make).read(lambda folder: pd.read_csv(folder / CURVE))
@@ -230,13 +230,13 @@ def keep_scores(
 
     Splits whose targets are secret have rankings only.
     """
-    pairs = [(benchmark, method, found) for benchmark, of in evaluated for method, found in of.items()]
+    pairs = [(benchmark, method, one) for benchmark, rankings in evaluated for method, one in rankings.items()]
     facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
     facts |= {"code": code_digest(scores, ranking_table)}
 
     def make(folder: Path) -> None:
-        scored = [scores(b, found, method) for b, method, found in pairs if b.is_scored]
-        ranked = [ranking_table(benchmark, found, method) for benchmark, method, found in pairs]
+        scored = [scores(benchmark, one, method) for benchmark, method, one in pairs if benchmark.is_scored]
+        ranked = [ranking_table(benchmark, one, method) for benchmark, method, one in pairs]
         for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
 

@@ -124,7 +124,8 @@ def verdicts(scores: pd.DataFrame, resamples: int = 2000, seed: int = 42) -> lis
     """
     sentences = []
     for where, means, draws, _ in _drawn(scores, resamples, seed):
-        for metric in [metric for *place, metric in MAIN if tuple(place) == tuple(where.values())]:
+        present = set(means.index.get_level_values("metric"))
+        for metric in [m for *place, m in MAIN if tuple(place) == tuple(where.values()) and m in present]:
             of_metric = means.xs(metric, level="metric").sort_values(ascending=False, kind="stable")
             (first, best), *others = of_metric.items()
             column = {pair: place for place, pair in enumerate(means.index)}

@@ -57,6 +57,14 @@ CHANGES = {  # an edit: its module, what stands there, what it becomes; and the 
     "random numbers": ("randomness", "def uniform(", "def uniform(more, ", {"phrases", "OTI", "φ"}),
     "what a rank of no image is": ("evaluation", "found.ranks, -1)", "found.ranks, -2)", {"ranks"}),
 }
+OTHER_CHANGES = {  # whose effect on keys alone is asked for
+    "how a picture is opened": ("images", "            picture.load()", "            picture.draft(None, None)"),
+    "how phrases are cleaned": ("phrases", 're.sub(r"\\n+", ". ", text)', 're.sub(r"\\n+", "; ", text)'),
+    "how phrases get their placeholder": ("phrase_bank", '("first", 1)', '("first", 2)'),
+    "how deep rankings are": ("evaluation", "DEPTH = 50", "DEPTH = 60"),
+    "how patch tokens are read": ("backbone", "visual.ln_pre(x)", "visual.ln_post(x)"),
+    "how a score is counted": ("metrics", "def recall_at(", "def recall_at(more, "),
+}
 NO_CHANGES = {
     "a comment": ("inversion", "START_DEVIATION = 0.02", "START_DEVIATION = 0.02  # as the authors do"),
     "blank lines": ("inversion", "    ema = words.detach()", "\n\n    ema = words.detach()"),
@@ -75,11 +83,36 @@ NO_CHANGES = {
     "how rows are kept": ("shards", "def run(", "def run(more, "),
 }
 
+FROM_PICTURES = {"embeddings", "references", "patches", "fti-words", "fti4cir-training"}
+KEY_CHANGES = {  # the same of the keys of artefacts, apart from the keys of what they are made from
+    "a colour's mean": FROM_PICTURES,
+    "how pictures are encoded": {"embeddings", "references"},
+    "how a picture is opened": FROM_PICTURES | {"verdicts"},
+    "the phrases' prompt": {"phrases"},
+    "how phrases are cleaned": {"phrases"},
+    "a template": {"concepts", "oti"},
+    "how phrases get their placeholder": {"phrase-bank"},
+    "where words start": {"oti"},
+    "the phrases' loss": {"oti", "phi-training"},
+    "the threshold of attributes": {"fti-words", "fti4cir-training"},
+    "one method's query": {"rankings"},
+    "how deep rankings are": {"rankings"},
+    "how patch tokens are read": {"patches", "fti-words", "fti4cir-training"},
+    "how a score is counted": {"scores", "phi-validation"},
+    "an error's sentence": set(),
+}
+
 PRINT = """
 import importlib, json, sys
 from pathlib import Path
-folder, stages, edits = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+folder, world, stages, edits = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
 sys.path.insert(0, str(folder))
+import pandas as pd
+import torch
+from searle_lib import (
+    annotations, artefacts, backbone, benchmarks, captions, composers, concepts, distillation, embeddings, evaluation,
+    fti_training, inversion, patches, phrase_bank, phrases, readable,
+)
 from searle_lib.store import code
 assert code.PACKAGE == folder / "searle_lib", code.PACKAGE
 roots = {}
@@ -87,10 +120,58 @@ for stage, where in stages.items():
     module, _, name = where.partition(":")
     roots[stage] = getattr(importlib.import_module(f"searle_lib.{module}"), name)
 
+class Asked(Exception): ...
+
+class Keys:
+    # a store that only says what it is asked for
+    made = {}
+
+    def keep(self, name, facts, make):
+        raise Asked(name.split("/")[0], artefacts.digest(facts))
+
+clip = backbone.load(str(world / "models" / "tiny-clip.pt"))
+pictures, loaded = annotations.imagenet(world), benchmarks.load("cirr", world, "val")
+vectors = embeddings.Embeddings("list", tuple(pictures["image"]), torch.ones(len(pictures), clip.dimension), "vectors")
+near = concepts.Concepts(vectors.ids, torch.zeros(len(pictures), 1, dtype=torch.int64), ("Star",), "concepts")
+names = concepts.Vocabulary(("Star",), "vocabulary")
+written = phrases.from_table(pd.DataFrame({"concept": ["Star"], "phrase": ["a Star"]}))
+known = captions.Captions(vectors.ids[:2], ("a star", "a star"), ("on it", "off it"))
+composer = composers.ImageAndText(composers.Sources(clip, vectors))
+training = artefacts.Artefact(folder, "training")
+pd.DataFrame({"epoch": [1]}).to_csv(folder / "log.csv")
+few = distillation.Settings(batch_size=1), fti_training.Settings(batch_size=1)
+store, model = Keys(), str(world / "models" / "tiny-gpt-neo")
+reading = ("targetpad", 8, 1)
+calls = [
+    lambda: phrases.generate(store, names, model, phrases.Settings()),
+    lambda: concepts.associate(store, clip, vectors, names, 1),
+    lambda: embeddings.encode(store, clip, "list", pictures, *reading),
+    lambda: embeddings.keep_references(store, clip, loaded, {}, "targetpad"),
+    lambda: readable.verdicts(store, "list", pictures),
+    lambda: patches.encode(store, clip, "list", pictures, *reading),
+    lambda: patches.words_of(store, clip, None, "network", "list", pictures, *reading),
+    lambda: phrase_bank.prepare(store, clip, written),
+    lambda: inversion.invert(store, clip, vectors, near, written, inversion.Settings()),
+    lambda: distillation.train(store, clip, vectors, vectors, near, written, few[0]),
+    lambda: fti_training.train(store, clip, pictures, "targetpad", known, few[1]),
+    lambda: evaluation.rank(store, loaded[0], vectors, "Image+Text", composer),
+    lambda: evaluation.keep_scores(store, []),
+    lambda: evaluation._log(store, training, "phi", [], {}, None),
+]
+
+def key_of(call, number):
+    try:
+        call()
+    except Asked as asked:
+        name, key = asked.args
+        return ("references" if number == 3 else name), key
+    raise AssertionError(f"call {number} asks for no artefact")
+
 def digests():
     code.code_digest.cache_clear()
     code._source.cache_clear()
-    return {stage: code.code_digest(root) for stage, root in roots.items()}
+    found = {stage: code.code_digest(root) for stage, root in roots.items()}
+    return found, dict(key_of(call, number) for number, call in enumerate(calls))
 
 found = {"": digests()}
 for name, (module, old, new) in edits.items():
@@ -105,16 +186,29 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def digests(tmp_path_factory):
-    """The digests of all stages by edit, "" for none, from one process that starts in a copy of the library."""
+def found(world, tmp_path_factory):
+    """The digests of all stages and the keys of all artefacts by edit, "" for none, from one process in a copy."""
     folder = tmp_path_factory.mktemp("copy")
     library = Path(searle_lib.__file__).parent
     shutil.copytree(library, folder / "searle_lib", ignore=shutil.ignore_patterns("miniworld", "__pycache__"))
-    edits = {name: edit[:3] for name, edit in (CHANGES | NO_CHANGES).items()}
-    ran = [sys.executable, "-c", PRINT, str(folder), json.dumps(STAGES), json.dumps(edits)]
+    edits = {name: edit[:3] for name, edit in (CHANGES | NO_CHANGES | OTHER_CHANGES).items()}
+    ran = [sys.executable, "-c", PRINT, str(folder), str(world), json.dumps(STAGES), json.dumps(edits)]
     done = subprocess.run(ran, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def digests(found):
+    """The digests of all stages by edit, "" for none."""
+    return {edit: stages for edit, (stages, _) in found.items()}
+
+
+@pytest.mark.parametrize("edit", KEY_CHANGES)
+def test_an_edit_gives_new_keys_to_exactly_those_artefacts_that_it_may_change(found, edit):
+    before, after = found[""][1], found[edit][1]
+    assert len(before) == 14 and after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == KEY_CHANGES[edit]
 
 
 def changed(digests, edit):

@@ -133,3 +133,41 @@ def test_every_number_says_on_how_much_it_was_evaluated():
 def test_no_scores_are_no_table():
     with pytest.raises(ValueError, match="there are no scores to summarise; run 06_retrieval with validation"):
         results.summarise(random_scores().head(0), "mini", MADE_WITH)
+
+
+def paired_scores():
+    """Ninety queries: SEARLE is right on 70, FTI4CIR on 72 of nearly the same, Text-only on 20."""
+    tables = []
+    for method, right in (("Text-only", range(20)), ("SEARLE", range(70)), ("FTI4CIR", range(2, 74))):
+        values = [float(query in right) for query in range(90)]
+        tables.append(scores_of("CIRR", "val", "all", method, "R@1", values))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_a_verdict_calls_a_lead_sure_only_where_the_paired_interval_leaves_zero_out():
+    (sentence,) = results.verdicts(paired_scores(), resamples=500)
+    assert sentence.startswith(
+        "CIRR R@1: FTI4CIR has the highest mean, 80.0; it cannot be told apart from SEARLE (+2.2 ["
+    )
+    assert re.search(r"it is surely ahead of Text-only \(\+57\.8 \[\d\d\.\d, \d\d\.\d\]\)\.$", sentence)
+
+
+def test_the_row_of_a_query_holds_its_scores_by_method_in_percent():
+    row = results.of_query(paired_scores(), "CIRR", "all", "all-1")
+    assert row["R@1"].to_dict() == {"Text-only": 100.0, "SEARLE": 100.0, "FTI4CIR": 0.0}
+
+
+def test_a_method_is_not_compared_with_itself():
+    table = results.differences(paired_scores(), ["SEARLE", "FTI4CIR"], ["Text-only", "SEARLE"], resamples=50)
+    assert table.loc[("SEARLE", "CIRR R@1")].isna().to_dict() == {"ahead of Text-only": False, "ahead of SEARLE": True}
+
+
+def test_two_tables_are_apart_by_their_largest_difference_of_each_method(tmp_path):
+    table = results.summarise(paired_scores(), "mini", MADE_WITH, resamples=20)
+    first = results.write_csv(table, tmp_path / "first.csv")
+    table.loc[table["method"] == "SEARLE", "value"] += 0.25
+    second = results.write_csv(table.assign(study="other"), tmp_path / "second.csv")
+    assert results.apart(first, second).round(6).to_dict() == {"Text-only": 0.0, "SEARLE": 0.25, "FTI4CIR": 0.0}
+    third = results.write_csv(table[table["method"] != "SEARLE"], tmp_path / "third.csv")
+    with pytest.raises(ValueError, match="do not hold numbers of the same methods and metrics"):
+        results.apart(first, third)

@@ -150,14 +150,14 @@ def _cell(path: Path) -> dict[str, tuple[type, Value, str]]:
     source = "\n".join(sources)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found = {}
+    declarations = {}
     for statement in ast.parse(source).body:
         named = getattr(statement, "target", None) or getattr(statement, "targets", [None])[0]
         kind = _TYPES.get(getattr(getattr(statement, "annotation", None), "id", ""))
         if not isinstance(named, ast.Name) or kind is None:
             raise ValueError(f"{path.name} declares {ast.unparse(statement)} without a type of {', '.join(_TYPES)}.")
-        found[named.id] = (kind, ast.literal_eval(statement.value), comments.get(statement.lineno, ""))
-    return found
+        declarations[named.id] = (kind, ast.literal_eval(statement.value), comments.get(statement.lineno, ""))
+    return declarations
 
 
 def _yaml(text: str, source: str) -> object:
