@@ -217,8 +217,8 @@ def test_an_artefact_that_a_notebook_did_not_make_is_named_with_what_to_change(t
     with pytest.raises(Missing) as problem:
         study_of(tmp_path, "06_retrieval").artefact(THIRD, "oti/circo/val/references")
     assert str(problem.value) == (
-        "06_retrieval needs oti/circo/val/references, which 03_oti did not make; change its parameters so that it "
-        "makes oti of circo/val/references, and run it again."
+        "06_retrieval needs oti/circo/val/references, which 03_oti has not made; check datasets, evaluate and "
+        "images_to_invert of 02_concepts, and run it and 03_oti again."
     )
 
 
