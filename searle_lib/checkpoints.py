@@ -52,7 +52,10 @@ def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def write_log(log: pd.DataFrame, path: Path) -> None:
-    """Write a log by epoch as CSV: losses and validation metrics, in percent."""
+    """Write a log by epoch as CSV: losses and validation metrics, in percent; of no training there is no file."""
+    if log.columns.empty:
+        path.unlink(missing_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         log.to_csv(aside, index=False)

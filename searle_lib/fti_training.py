@@ -139,8 +139,7 @@ def train(
 ) -> Artefact:
     """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    A cut-off training goes on from its last finished epoch.
-    Raises ValueError for an unknown ablation and for fewer images than a batch.
+    A cut-off one goes on from its last finished epoch. Raises ValueError for an unknown ablation and for fewer images than a batch.
 
     Args:
         store: where the training is kept.
@@ -241,10 +240,7 @@ def make_training(
     save_every: int = 1,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Artefact | None:
-    """Return the training of the network on a study's captioned images; None where no image has a caption.
-
-    Without captions the network is to be brought. Raises as `train` does.
-    """
+    """Return the training on a study's captioned images; None without captions: the network is to be brought."""
     if not captions.ids:
         return None
     preprocess, *reading = images.reading(study)

@@ -1,10 +1,12 @@
 """What a study leaves out when images are missing or broken: exactly those, and the queries that name one."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import forbidden
 
 from searle_lib import annotations, benchmarks, embeddings, images, readable
 from searle_lib.artefacts import Damaged, Store
@@ -64,16 +66,14 @@ def every(splits):
 
 
 def forbid_reading(monkeypatch):
-    def read(path):
-        raise AssertionError(f"{path} was read")
-
-    monkeypatch.setattr(images, "read", read)
+    monkeypatch.setattr(images, "read", forbidden(images.read))
 
 
 def count_readings(monkeypatch):
     """A list that grows by each path that is read."""
     read, paths = images.read, []
 
+    @functools.wraps(read)  # so that its code is that of `read`
     def counted(path):
         paths.append(path)
         return read(path)
