@@ -139,7 +139,8 @@ def train(
 ) -> Artefact:
     """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    A cut-off one goes on from its last finished epoch. Raises ValueError for an unknown ablation and for fewer images than a batch.
+    A cut-off one goes on from its last finished epoch. Raises ValueError for an unknown ablation and for fewer images
+    than a batch.
 
     Args:
         store: where the training is kept.
