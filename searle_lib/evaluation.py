@@ -68,22 +68,31 @@ class Rankings(Ranks):
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
     """Return the rankings of a benchmark's queries by a method, kept in the store."""
     facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key, "clip": gallery.clip}
-    facts["code"] = code_digest(type(composer), compare, retrieval.top_k)
+    facts["code"] = code_digest(type(composer), rank_queries)
 
     def make(folder: Path) -> None:
-        queries = compose(benchmark, composer)
-        if not torch.isfinite(queries).all():
-            row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
-            raise ValueError(
-                f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not "
-                "finite; check its pseudo-word, or set precision to float32."
-            )
-        unit = F.normalize(gallery.vectors, dim=-1)
-        top = retrieval.top_k(queries, unit, DEPTH, _excluded(benchmark, gallery))
-        save_file(vars(compare(benchmark, gallery, queries)) | {"top": top}, folder / "rankings.safetensors")
+        rankings = rank_queries(benchmark, gallery, method, composer)
+        save_file(vars(rankings), folder / "rankings.safetensors")
 
     kept = store.keep(f"rankings/{benchmark.name}/{method}", facts, make)
     return kept.read(lambda folder: Rankings(**load_file(folder / "rankings.safetensors")))
+
+
+def rank_queries(benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
+    """Return the rankings of a benchmark's queries by a method, computed now.
+
+    Raises ValueError that names the first query whose vector is not finite.
+    """
+    queries = compose(benchmark, composer)
+    if not torch.isfinite(queries).all():
+        row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
+        raise ValueError(
+            f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not finite; "
+            "check its pseudo-word, or set precision to float32."
+        )
+    unit = F.normalize(gallery.vectors, dim=-1)
+    top = retrieval.top_k(queries, unit, DEPTH, _excluded(benchmark, gallery))
+    return Rankings(**vars(compare(benchmark, gallery, queries)), top=top)
 
 
 def rank_all(
@@ -125,14 +134,9 @@ def load_composers(
 def rank_example(study: Study, example: Example, composers: Mapping[str, Mapping[str, Composer]]) -> pd.DataFrame:
     """Return the best images of one query by every method, as `ranking_table` has them; computed now and not kept."""
     one = replace(example.benchmark, queries=example.benchmark.queries.iloc[[example.row]].reset_index(drop=True))
-    gallery, tables = embeddings.read(study, one.images), []
-    unit, excluded = F.normalize(gallery.vectors, dim=-1), _excluded(one, gallery)
-    for method, composer in composers[one.of_split].items():
-        queries = compose(one, composer)
-        top = retrieval.top_k(queries, unit, DEPTH, excluded)
-        rankings = Rankings(**vars(compare(one, gallery, queries)), top=top)
-        tables.append(ranking_table(one, rankings, method))
-    return pd.concat(tables, ignore_index=True)
+    gallery = embeddings.read(study, one.images)
+    by_method = {name: rank_queries(one, gallery, name, composer) for name, composer in composers[one.of_split].items()}
+    return pd.concat([ranking_table(one, rankings, name) for name, rankings in by_method.items()], ignore_index=True)
 
 
 def reportable(methods: Sequence[str], split: str, fti_checkpoint: str) -> list[str]:

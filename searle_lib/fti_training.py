@@ -151,8 +151,7 @@ def train(
         settings: what determines the network.
         save_every: epochs between checkpoints that are kept; changes no result.
         on_epoch: is called with every new row of the log.
-        image_batch_size: images encoded at once.
-        workers: threads that decode images.
+        image_batch_size, workers: images encoded at once, threads that decode them.
     """
     if settings.words not in UNUSED:
         raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
@@ -165,7 +164,10 @@ def train(
     backbone = backbone.exact
     table = pictures.set_index("image").loc[list(captions.ids)].reset_index()
     facts = asdict(settings) | facts_of(backbone, table, preprocess)
-    facts |= {"captions": captions.key, "code": code_digest(_Training, patches.encode_patches)}
+    facts |= {
+        "captions": captions.key,
+        "code": code_digest(_Training, patches.encode_patches, images.to_pixels, images.read),
+    }
 
     def make(folder: Path) -> None:
         seen = patches.encode(store, backbone, "captioned", table, preprocess, image_batch_size, workers)
@@ -259,7 +261,7 @@ def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -
 
 
 def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:
-    """Return how many images of each split keep how many attributes: a row a split, a column a number."""
+    """Return how many images of each split keep how many attributes: a row a split."""
     counts = {name: one.words.counts.bincount(minlength=MOST + 1)[1:].tolist() for name, one in words.items()}
     return pd.DataFrame(counts, index=pd.RangeIndex(1, MOST + 1, name="attributes")).T
 

@@ -20,6 +20,7 @@ from searle_lib import annotations, images, shards
 from searle_lib.artefacts import Store
 from searle_lib.benchmarks import IMAGENET, Benchmark, by_split, images_of, keep, load_all, reference_table
 from searle_lib.benchmarks import read as read_benchmarks
+from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
 POLICIES = ("error", "report")
@@ -44,7 +45,8 @@ def verdicts(store: Store, name: str, table: pd.DataFrame, workers: int = 2) -> 
         save_file(found, folder / "verdicts.safetensors")
         shards.clear(folder / "shards")
 
-    kept = store.keep(f"verdicts/{name.replace('/', '-')}", {"files": _files_fingerprint(paths)}, make)
+    facts = {"files": _files_fingerprint(paths), "code": code_digest(_verdict)}
+    kept = store.keep(f"verdicts/{name}", facts, make)
     return kept.read(lambda folder: load_file(folder / "verdicts.safetensors")["verdicts"])
 
 

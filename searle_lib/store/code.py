@@ -94,7 +94,8 @@ def _source_of(tree: ast.Module) -> Source:
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-        names = [statement.name] if hasattr(statement, "name") else [t.id for t in targets if isinstance(t, ast.Name)]
+        parts = [part for target in targets if target for part in ast.walk(target)]  # of `X, Y = 1, 2` both
+        names = [statement.name] if hasattr(statement, "name") else [p.id for p in parts if isinstance(p, ast.Name)]
         for name in names:
             definitions.setdefault(name, []).append(statement)
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]

@@ -194,11 +194,11 @@ class Study:
     def _require_whole(self, record: Record) -> None:
         for name, digest_read in record.read.items():
             current = self._current(name, record.notebook)
+            self._require_whole(current)  # first, so that the earliest notebook to run again is named
             if current.digest != digest_read:
                 earlier = self._load(self._earlier(name, digest_read))
                 changes = next(self._changes(earlier, current), f"from an earlier run of {name}")
                 raise Stale(f"{record.notebook} was made {changes}; run {record.notebook} again.")
-            self._require_whole(current)
         for artefact in record.made.values():
             if not (self.store.root / artefact).is_dir():
                 raise Missing(
