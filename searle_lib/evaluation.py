@@ -164,7 +164,7 @@ def phi_log(study: Study, backbone: Backbone, training: Artefact | None) -> pd.D
     galleries = {benchmark.images: embeddings.read(study, benchmark.images) for benchmark in asked}
 
     def metrics_at(epoch: int, benchmark: Benchmark) -> dict[str, float]:
-        weights = load_file(checkpoints.file_of(training.folder, "phi", epoch))
+        weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "phi", epoch)))
         phi = Distilled(distillation.network_of(backbone, weights), "", epoch)
         gallery = galleries[benchmark.images]
         return means(benchmark, gallery, Searle(Sources(backbone, gallery, distilled=phi)))
@@ -182,7 +182,7 @@ def fti_log(study: Study, backbone: Backbone, training: Artefact | None, parts: 
     reading = (*images.reading(study), parts)
 
     def metrics_at(epoch: int, benchmark: Benchmark) -> dict[str, float]:
-        weights = load_file(checkpoints.file_of(training.folder, "fti", epoch))
+        weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
         model, table = fti_training.network_of(backbone, weights), benchmarks.reference_table([benchmark])
         words, gallery = patches.words_by(backbone, model, table, *reading), galleries[benchmark.images]
         of_split = means(benchmark, gallery, Fti4CirQueries(Sources(backbone, gallery, image_words=words)))
@@ -213,7 +213,7 @@ def _log(
         return pd.DataFrame()
     losses = training.read(lambda folder: pd.read_csv(folder / checkpoints.LOG))
     epochs = checkpoints.kept_epochs(training, name)
-    facts = {"training": training.key, "epochs": epochs, "code": code_digest(Searle, Fti4CirQueries, compare, metric)}
+    facts = {"training": training.key, "epochs": epochs, "code": code_digest(Searle, Fti4CirQueries, means)}
     facts["on"] = [[benchmark.key, galleries[benchmark.images].key] for benchmark in asked]
 
     def make(folder: Path) -> None:
