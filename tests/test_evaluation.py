@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -524,6 +525,13 @@ def test_the_log_of_a_study_without_cirr_has_losses_alone(copied, world, tiny, t
 
 def test_a_phi_that_was_brought_has_no_log(finished, tiny):
     assert evaluation.phi_log(study_of(finished, "04_phi"), tiny, None).empty
+
+
+def test_a_checkpoint_that_is_damaged_is_named_with_the_training_when_it_is_validated(copied, tiny, training):
+    checkpoints.file_of(training.folder, "phi", 2).write_bytes(b"no tensors")
+    sentence = rf"artefact {re.escape(str(training.folder))} is damaged \(.*\); delete that folder and run 04_phi again"
+    with pytest.raises(Damaged, match=sentence):
+        evaluation.phi_log(study_of(copied, "04_phi"), tiny, training)
 
 
 def test_a_validation_is_an_artefact_of_its_own_and_made_once(copied, tiny, training):
