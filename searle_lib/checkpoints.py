@@ -1,5 +1,6 @@
 """A training on disk: its module, optimizer, epoch and log, from which a cut-off run goes on as if it had not been."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,29 @@ from searle_lib.artefacts import Artefact, written_aside
 
 STATE = "training.safetensors"
 LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Which epochs of a training are kept, every so many and the last, and which one the study uses.
+
+    `chosen` is "last", an epoch, or for FTI4CIR the benchmark on which the best of the kept ones is chosen.
+    """
+
+    save_every: int
+    chosen: str = "last"
+
+    def epochs(self, total: int) -> list[int]:
+        """Return the epochs that a training of so many epochs keeps, in order."""
+        return [epoch for epoch in range(1, total + 1) if epoch % self.save_every == 0 or epoch == total]
+
+    def require(self, name: str, total: int) -> None:
+        """Raise ValueError, before any work, when the chosen epoch is a number that the training will not keep."""
+        if self.chosen.isdigit() and self.chosen not in map(str, self.epochs(total)):
+            raise ValueError(
+                f"{name}_checkpoint is {self.chosen}, but {total} epochs with {name}_save_every {self.save_every} keep "
+                f"{_listed(self.epochs(total))}; choose one of these or change {name}_save_every."
+            )
 
 
 def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, log: list[dict]) -> None:
@@ -78,8 +102,13 @@ def epoch_named(name: str, checkpoint: str, training: Artefact) -> int:
         raise ValueError(f"{training.folder} holds no weights; delete that folder and run the training again.")
     if checkpoint != "last" and checkpoint not in map(str, kept):
         raise ValueError(
-            f"{name}_checkpoint is {checkpoint}; the epochs that this training kept are {', '.join(map(str, kept))}, "
-            f"the last of them also called last. To keep others, set {name}_save_every, delete {training.folder} and "
-            "train again."
+            f"{name}_checkpoint is {checkpoint}; the epochs that this training kept are {_listed(kept)}, the last of "
+            f"them also called last. To keep others, set {name}_save_every, delete {training.folder} and train again."
         )
     return kept[-1] if checkpoint == "last" else int(checkpoint)
+
+
+def _listed(epochs: list[int]) -> str:
+    """Return epochs as text, the middle of a long list left out."""
+    shown = [str(epoch) for epoch in epochs]
+    return ", ".join(shown if len(shown) <= 12 else [*shown[:6], "...", *shown[-2:]])

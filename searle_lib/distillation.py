@@ -31,6 +31,7 @@ from searle_lib import (
 from searle_lib.artefacts import Artefact, Store, file_sha256, write_json
 from searle_lib.backbone import Backbone
 from searle_lib.benchmarks import IMAGENET
+from searle_lib.checkpoints import Checkpoints
 from searle_lib.concepts import Concepts
 from searle_lib.embeddings import Embeddings
 from searle_lib.methods import is_trained
@@ -178,20 +179,20 @@ def make_phi(
     study: Study,
     backbone: Backbone,
     settings: Settings,
-    checkpoint: str = "last",
-    save_every: int = 5,
+    keep: Checkpoints,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> tuple[Distilled, Artefact | None]:
     """Return the φ of a study, trained on what earlier notebooks made or brought, and its training, None where brought.
 
-    Raises as `train`, `choose` and `bring` do.
+    Raises as `train`, `choose` and `bring` do, and ValueError before the training for an epoch that it will not keep.
     """
-    if not is_trained(checkpoint):
-        return bring(study, backbone, study.path(checkpoint)), None
+    if not is_trained(keep.chosen):
+        return bring(study, backbone, study.path(keep.chosen)), None
+    keep.require("phi", settings.epochs)
     images, words = embeddings.read(study, IMAGENET), inversion.read(study, IMAGENET).tokens
     known = (images, words, concepts.read(study, IMAGENET), phrases.read(study))
-    training = train(study, backbone, *known, settings, save_every, on_epoch)
-    return choose(study, backbone, training, checkpoint, settings.dropout), training
+    training = train(study, backbone, *known, settings, keep.save_every, on_epoch)
+    return choose(study, backbone, training, keep.chosen, settings.dropout), training
 
 
 def read(study: Study, backbone: Backbone) -> Distilled:

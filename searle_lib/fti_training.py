@@ -24,6 +24,7 @@ from searle_lib import benchmarks, checkpoints, fti_prompts, images, patches, ra
 from searle_lib.artefacts import Artefact, Store, file_sha256, write_json
 from searle_lib.backbone import Backbone, Tokens, tokenize
 from searle_lib.captions import Captions
+from searle_lib.checkpoints import Checkpoints
 from searle_lib.distillation import contrastive_loss
 from searle_lib.embeddings import facts_of
 from searle_lib.fti4cir import MOST, Fti4Cir, Words, orthogonality_loss
@@ -184,22 +185,23 @@ def train(
 
 
 def choose(
-    store: Store, backbone: Backbone, training: Artefact | None, checkpoint: str, curve: pd.DataFrame, brought: str = ""
+    store: Store,
+    backbone: Backbone,
+    training: Artefact | None,
+    keep: Checkpoints,
+    curve: pd.DataFrame,
+    brought: str = "",
 ) -> Trained:
     """Return the network at one epoch of its training, kept apart as the one that the study uses, or a brought one.
 
-    `checkpoint` is "last", an epoch that was kept, or a key of CHOSEN_ON: then the best by its metric in `curve`,
-    columns epoch and metrics. Without a training the network is read from the file `brought`.
+    Where the choice is a key of CHOSEN_ON, it is the epoch with the best value of its metric in `curve`, columns epoch
+    and metrics. Without a training the network is read from the file `brought`.
     Raises ValueError for an epoch that was not kept and for a metric without values, and as `bring` does.
     """
     if training is None:
         return bring(store, backbone, brought)
-    if checkpoint in CHOSEN_ON:
-        metric = CHOSEN_ON[checkpoint]
-        if metric not in curve:
-            raise ValueError(f"fti_checkpoint is {checkpoint}, but no epoch was validated on it; add it to datasets.")
-        checkpoint = str(curve.loc[curve[metric].idxmax(), "epoch"])
-    epoch = checkpoints.epoch_named("fti", checkpoint, training)
+    chosen = _best_epoch(keep, curve) if keep.chosen in CHOSEN_ON else keep.chosen
+    epoch = checkpoints.epoch_named("fti", chosen, training)
     weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
 
     def make(folder: Path) -> None:
@@ -207,6 +209,21 @@ def choose(
         write_json(folder / EPOCH, {"epoch": epoch})
 
     return store.keep("fti4cir", {"training": training.key, "epoch": epoch}, make).read(lambda f: load(f, backbone))
+
+
+def _best_epoch(keep: Checkpoints, curve: pd.DataFrame) -> str:
+    """Return the best of the epochs that save_every asks for, whatever else an earlier run has kept."""
+    metric = CHOSEN_ON[keep.chosen]
+    if metric not in curve:
+        raise ValueError(f"fti_checkpoint is {keep.chosen}, but no epoch was validated on it; add it to datasets.")
+    values = curve.set_index("epoch")[metric]
+    values = values.loc[keep.epochs(int(values.index.max()))]
+    if values.isna().any():
+        raise ValueError(
+            f"fti_checkpoint is {keep.chosen}, but the training has not kept epoch {values.index[values.isna()][0]}; "
+            "set fti_save_every as it was when it was trained."
+        )
+    return str(values.idxmax())
 
 
 def bring(store: Store, backbone: Backbone, path: str) -> Trained:
@@ -240,14 +257,18 @@ def make_training(
     captioned: pd.DataFrame,
     captions: Captions,
     settings: Settings,
-    save_every: int = 1,
+    keep: Checkpoints,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Artefact | None:
-    """Return the training on a study's captioned images; None without captions: the network is to be brought."""
+    """Return the training on a study's captioned images; None without captions: the network is to be brought.
+
+    Raises as `train` does, and ValueError before the training for an epoch that it will not keep.
+    """
     if not captions.ids:
         return None
+    keep.require("fti", settings.epochs)
     preprocess, *reading = images.reading(study)
-    return train(study, backbone, captioned, preprocess, captions, settings, save_every, on_epoch, *reading)
+    return train(study, backbone, captioned, preprocess, captions, settings, keep.save_every, on_epoch, *reading)
 
 
 def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:

@@ -1,5 +1,6 @@
 """`check` on small data roots that are whole, broken, or elsewhere; and what it estimates against what is there."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -152,12 +153,13 @@ def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
     assert sizes["image embeddings"] == pytest.approx(taken("embeddings") + 24 * tiny.dimension * 4, rel=0.1)
 
 
-def test_time_grows_with_the_work(values, world, tmp_path, tiny):
+def test_the_time_of_a_stage_is_its_work_times_what_one_piece_took(values, world, tmp_path, tiny):
     load = estimates.workload(values, place(tmp_path))
-    stages = {stage.name: stage.seconds for stage in estimates.times(values, tiny, load)}
+    stages = {stage.name: stage for stage in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
     assert set(stages) == {"image embeddings", "phrases", "text features", "OTI", "φ", "FTI4CIR's training"}
-    longer = {s.name: s.seconds for s in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
-    assert longer["OTI"] > 20 * stages["OTI"]
+    pieces = re.fullmatch(r"([\d,]+) pictures x 6000 steps x ([\d.]+) ms", stages["OTI"].arithmetic)
+    pictures, milliseconds = (float(number.replace(",", "")) for number in pieces.groups())
+    assert milliseconds > 0 and stages["OTI"].seconds == pytest.approx(pictures * 6 * milliseconds, rel=0.5)
 
 
 def test_an_oti_root_that_cannot_be_used_is_told_among_all_else(values, world, tmp_path, capsys):

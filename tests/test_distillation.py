@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from searle_lib import authors, backbone, checkpoints, distillation
 from searle_lib.artefacts import Damaged, Store
+from searle_lib.checkpoints import Checkpoints
 from searle_lib.distillation import Phi, Settings
 
 FAST = Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
@@ -83,6 +84,11 @@ def test_a_checkpoint_that_was_not_kept_is_refused_with_those_that_were(tiny, tm
         match=f"phi_checkpoint is {checkpoint}; the epochs that this training kept are 2, 4, the last of them also",
     ):
         distillation.choose(Store(tmp_path), tiny, training, checkpoint)
+
+
+def test_an_epoch_that_will_not_be_kept_is_refused_before_anything_is_read(tiny, tmp_path):
+    with pytest.raises(ValueError, match="phi_checkpoint is 3, but 4 epochs with phi_save_every 2 keep 2, 4; choose"):
+        distillation.make_phi(study_of(tmp_path, "04_phi"), tiny, FAST, Checkpoints(2, "3"))
 
 
 def test_a_training_whose_weights_are_cut_off_is_called_damaged_with_its_folder(tiny, tmp_path):
@@ -177,7 +183,7 @@ def test_phi_has_the_published_layers():
 def test_a_study_may_bring_its_phi_and_a_later_notebook_reads_it(tiny, tmp_path):
     authors.write_phi(tmp_path / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
     fourth = study_of(tmp_path, "04_phi")
-    made, training = distillation.make_phi(fourth, tiny, FAST, str(tmp_path / "phi.pt"))
+    made, training = distillation.make_phi(fourth, tiny, FAST, Checkpoints(2, str(tmp_path / "phi.pt")))
     leave_record(fourth)
     found = distillation.read(study_of(tmp_path, "06_retrieval"), tiny)
     assert training is None and (found.key, found.epoch) == (made.key, 0) and not found.phi.training

@@ -14,6 +14,7 @@ from searle_lib import annotations, captions, checkpoints, composers, fti4cir, f
 from searle_lib.artefacts import Store
 from searle_lib.backbone import encode_images, encode_patches
 from searle_lib.captions import Captions
+from searle_lib.checkpoints import Checkpoints
 from searle_lib.fti4cir import MOST, Fti4Cir, Words
 from searle_lib.fti_training import Settings
 
@@ -197,13 +198,29 @@ def test_an_ablation_leaves_its_term_out_of_the_loss(term):
 
 def test_the_best_epoch_on_a_split_is_found_in_the_curve(trained, tiny, tmp_path):
     made = trained(tmp_path)
-    curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [10.0, 30.0, float("nan")]})
-    chosen = fti_training.choose(Store(tmp_path), tiny, made, "cirr", curve)
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [10.0, 30.0, 20.0]})
+    chosen = fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
     expected = load_file(made.folder / "fti-002.safetensors")
     assert chosen.epoch == 2 and not chosen.model.training
     assert all(torch.equal(chosen.model.state_dict()[name], value) for name, value in expected.items())
     with pytest.raises(ValueError, match="fti_checkpoint is circo, but no epoch was validated on it; add"):
-        fti_training.choose(Store(tmp_path), tiny, made, "circo", curve)
+        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "circo"), curve)
+
+
+def test_the_best_epoch_is_one_of_those_that_the_saving_interval_asks_for(trained, tiny, tmp_path):
+    made = trained(tmp_path)
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [30.0, 10.0, 20.0]})
+    assert fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, "cirr"), curve).epoch == 3
+    curve["CIRR R@5"] = [float("nan"), 10.0, 20.0]
+    with pytest.raises(ValueError, match="fti_checkpoint is cirr, but the training has not kept epoch 1; set"):
+        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
+
+
+def test_an_epoch_that_will_not_be_kept_is_refused_before_the_training(captioned, tiny, tmp_path):
+    table, known = captioned
+    with pytest.raises(ValueError, match="fti_checkpoint is 1, but 3 epochs with fti_save_every 2 keep 2, 3; choose"):
+        fti_training.make_training(study_of(tmp_path), tiny, table, known, FAST, Checkpoints(2, "1"))
+    assert not list(tmp_path.glob("**/fti4cir-training-*"))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +240,7 @@ def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(trained, tin
     made = trained(tmp_path, save_every=2)
     for checkpoint in ("1", "9", "best"):
         with pytest.raises(ValueError, match=rf"fti_checkpoint is {checkpoint}; the epochs that .* kept are 2, 3, the"):
-            fti_training.choose(Store(tmp_path), tiny, made, checkpoint, pd.DataFrame())
+            fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, checkpoint), pd.DataFrame())
 
 
 def test_how_often_weights_are_kept_and_how_pictures_are_read_make_no_other_training(trained, tmp_path):
@@ -243,7 +260,7 @@ def test_another_setting_makes_another_training(trained, tmp_path, change):
 def test_the_network_of_an_epoch_is_kept_apart_from_its_training(trained, tiny, tmp_path):
     made = trained(tmp_path)
     last, second, third = (
-        fti_training.choose(Store(tmp_path), tiny, made, checkpoint, pd.DataFrame())
+        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, checkpoint), pd.DataFrame())
         for checkpoint in ("last", "2", "3")
     )
     assert (last.epoch, second.epoch) == (3, 2)
@@ -319,14 +336,15 @@ def test_kept_words_are_those_of_each_image_and_of_the_network(tiny, captioned, 
 
 def test_a_study_that_brings_its_network_trains_none(tiny, tmp_path):
     table, known = captions.of_study(study_of(tmp_path, "05_fti4cir"), "gone.json", "none", "sane", "cpu", "model.pth")
-    assert table.empty and fti_training.make_training(study_of(tmp_path), tiny, table, known, FAST) is None
+    training = fti_training.make_training(study_of(tmp_path), tiny, table, known, FAST, Checkpoints(1))
+    assert table.empty and training is None
     with pytest.raises(FileNotFoundError, match=r"fti_weights model.pth does not exist; correct fti_weights"):
-        fti_training.choose(Store(tmp_path), tiny, None, "last", pd.DataFrame(), "model.pth")
+        fti_training.choose(Store(tmp_path), tiny, None, Checkpoints(1), pd.DataFrame(), "model.pth")
 
 
 def test_a_later_notebook_reads_the_network_that_05_kept(trained, tiny, tmp_path):
     fifth, made = study_of(tmp_path, "05_fti4cir"), trained(tmp_path / "artefacts")
-    chosen = fti_training.choose(fifth, tiny, made, "2", pd.DataFrame())
+    chosen = fti_training.choose(fifth, tiny, made, Checkpoints(1, "2"), pd.DataFrame())
     leave_record(fifth)
     found = fti_training.read(study_of(tmp_path, "06_retrieval"), tiny)
     assert (found.key, found.epoch) == (chosen.key, 2) and not found.model.training

@@ -21,7 +21,7 @@ COMMON = ("study", "data_root", "artefact_root", "report_root", "seed", "device"
 PLACES = ("study", "data_root", "artefact_root", "report_root")
 SPEED = (  # change how fast a notebook runs and what is kept on the way, and no result
     *("device", "workers", "image_batch_size", "text_batch_size", "phrase_batch_size"),
-    *("oti_batch_size", "oti_save_every", "phi_save_every", "fti_save_every"),
+    *("oti_batch_size", "oti_save_every", "phi_save_every"),
 )
 CHOICES = {  # where the list of allowed values stands, imported only when a value has to be checked
     "world": "study.workspace:WORLDS",
