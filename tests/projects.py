@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 from conftest import OPTIONAL
 
@@ -26,6 +27,31 @@ QUICK = {
     "bootstrap_resamples": 50,
     "sheet_queries": 1,
 }
+
+PICKLE = """
+import sys, types, torch
+from torch import nn
+from searle_lib.fti4cir import Fti4Cir
+torch.manual_seed(0)
+module = types.ModuleType("i2t_model")
+class IMG2TEXT(Fti4Cir):
+    pass
+IMG2TEXT.__module__ = "i2t_model"
+module.IMG2TEXT = IMG2TEXT
+sys.modules["i2t_model"] = module
+import searle_lib.distillation, searle_lib.fti4cir
+renamed = [(searle_lib.distillation, "Phi", "i2t_model")]
+renamed += [(searle_lib.fti4cir, n, "MHTransformer") for n in ("_Transformer", "_Layer", "_Attention", "_Mlp")]
+for owner, name, home in renamed:
+    kind = getattr(owner, name)
+    kind.__module__ = home
+    sys.modules.setdefault(home, types.ModuleType(home))
+    setattr(sys.modules[home], name, kind)
+model = IMG2TEXT(int(sys.argv[2]), int(sys.argv[3]))
+model.num_k, model.epsilon, model.temperature = 24, 0.05, 0.2
+torch.save(model, sys.argv[1])
+torch.save(model.state_dict(), sys.argv[4])
+"""
 
 
 def make_project(folder, world):
@@ -82,3 +108,14 @@ def artefacts(project, kind):
     root = project / "data" / "artefacts"
     return {path.parent: path.stat().st_mtime_ns for path in root.rglob("manifest.json") if path.is_relative_to(root)
             and str(path.relative_to(root)).startswith(kind)}  # fmt: skip
+
+
+def pickle_network(path, dimension, patch_width):
+    """A random FTI4CIR network as the authors release theirs, a pickled module of their classes; its tensors.
+
+    Saved in another process, under the authors' module names, which this one does not have.
+    """
+    tensors = path.with_suffix(".tensors")
+    sizes = [str(dimension), str(patch_width)]
+    subprocess.run([sys.executable, "-c", PICKLE, str(path), *sizes, str(tensors)], check=True)
+    return torch.load(tensors, weights_only=True)

@@ -1,64 +1,33 @@
 """The authors' pickled module is read without running anything that it names."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from conftest import forbidden
+from projects import pickle_network
 
 from searle_lib import fti_training, released
 from searle_lib.artefacts import Store
 from searle_lib.fti4cir import Fti4Cir
 
-SAVE = """
-import sys, types, torch
-from torch import nn
-from searle_lib.fti4cir import Fti4Cir
-torch.manual_seed(0)
-module = types.ModuleType("i2t_model")
-class IMG2TEXT(Fti4Cir):
-    pass
-IMG2TEXT.__module__ = "i2t_model"
-module.IMG2TEXT = IMG2TEXT
-sys.modules["i2t_model"] = module
-import searle_lib.distillation, searle_lib.fti4cir
-renamed = [(searle_lib.distillation, "Phi", "i2t_model")]
-renamed += [(searle_lib.fti4cir, n, "MHTransformer") for n in ("_Transformer", "_Layer", "_Attention", "_Mlp")]
-for owner, name, home in renamed:
-    kind = getattr(owner, name)
-    kind.__module__ = home
-    sys.modules.setdefault(home, types.ModuleType(home))
-    setattr(sys.modules[home], name, kind)
-model = IMG2TEXT(16, 32)
-model.num_k, model.epsilon, model.temperature = 24, 0.05, 0.2
-torch.save(model, sys.argv[1])
-torch.save(model.state_dict(), sys.argv[2])
-"""
-
 
 def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
     """Saved in another process, under the authors' module names, which this one does not have."""
-    files = [str(tmp_path / name) for name in ("model_60.pth", "state.pt")]
-    subprocess.run([sys.executable, "-c", SAVE, *files], check=True)
+    expected = pickle_network(tmp_path / "model_60.pth", 16, 32)
     weights = released.read_module(tmp_path / "model_60.pth")
-    expected = torch.load(files[1], weights_only=True)
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
     Fti4Cir(16, 32).load_state_dict(weights)
 
 
 def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path, tiny, monkeypatch):
-    code = SAVE.replace("IMG2TEXT(16, 32)", "IMG2TEXT(128, 128)")
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pth"), str(tmp_path / "state.pt")], check=True)
+    expected = pickle_network(tmp_path / "model.pth", tiny.dimension, tiny.patch_width)
     first = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
-    expected = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(torch.equal(value, expected[name]) for name, value in first.model.state_dict().items())
     monkeypatch.setattr(released, "read_module", forbidden(released.read_module))  # our own copy is read from now on
     again = fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     assert again.key == first.key
     monkeypatch.undo()
-    subprocess.run([sys.executable, "-c", SAVE, str(tmp_path / "small.pth"), str(tmp_path / "state.pt")], check=True)
+    pickle_network(tmp_path / "small.pth", 16, 32)
     with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip: .*; use its own backbone"):
         fti_training.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
     with pytest.raises(FileNotFoundError, match=r"fti_weights .*gone.pth does not exist; correct fti_weights"):

@@ -11,7 +11,7 @@ import time
 
 import pandas as pd
 import pytest
-from projects import NOTEBOOKS, ROOT, artefacts, command, environment, make_project, papermill, run
+from projects import NOTEBOOKS, ROOT, artefacts, command, environment, make_project, papermill, pickle_network, run
 
 UNCHANGED = dict.fromkeys(NOTEBOOKS, "unchanged")
 
@@ -102,6 +102,31 @@ def test_a_study_without_cirr_can_be_trained(world, tmp_path):
     run(folder, "-p", "datasets=[circo]")
     assert set(pd.read_csv(folder / "reports/quick/results.csv")["dataset"]) == {"CIRCO"}
     assert list(pd.read_csv(folder / "reports/quick/phi_log.csv").columns) == ["epoch", "distil", "gpt"]
+
+
+def test_a_study_that_brings_both_networks_trains_nothing(project, tiny):
+    pickle_network(project / "model_60.pth", tiny.dimension, tiny.patch_width)
+    assert command(project, "export", "params/quick.yaml", "--to", "exported").returncode == 0
+    (phi,) = (project / "exported").rglob("phi_*.pt")
+    before = trainings(project)
+    methods = "methods=[Image-only, SEARLE, FTI4CIR]"
+    brought = ("-p", "study=brought", "-p", f"phi_checkpoint={phi}", "-p", "fti_weights=model_60.pth", "-p", methods)
+    said = run(project, *brought)
+    assert [name for name, what in said.items() if what == "done"] == NOTEBOOKS[1:2] + NOTEBOOKS[3:]
+    assert trainings(project) == before
+    table = pd.read_csv(project / "reports/brought/results.csv")
+    assert set(table["method"]) == {"Image-only", "SEARLE", "FTI4CIR"}
+    trained = pd.read_csv(project / "reports/quick/results.csv")
+    keys = ["method", "dataset", "category", "metric", "value"]
+    assert same(table[keys], trained[keys], "SEARLE") and not same(table[keys], trained[keys], "FTI4CIR")
+    again = run(project, *brought)
+    assert {name: "unchanged" if what == "done" else what for name, what in said.items()} == again
+
+
+def same(one, other, method):
+    """Whether two tables of results agree on a method."""
+    one, other = (table[table["method"] == method].reset_index(drop=True) for table in (one, other))
+    return one.equals(other)
 
 
 def test_a_checkpoint_chosen_on_a_split_is_not_reported_there(project):
