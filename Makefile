@@ -34,7 +34,7 @@ report: .venv/made ## run 07_results again and render its page
 	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results --again
 
 bench: .venv/made ## measure each piece of work against a plain rendering of it (a quarter of an hour)
-	@$(SPEED) $(BIN)/python -W ignore -m benchmarks
+	@$(SPEED) $(BIN)/python -W ignore -m bench
 
 lint: .venv/made ## check style and formatting, notebooks included, and that no notebook holds outputs
 	$(BIN)/ruff check .

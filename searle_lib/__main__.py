@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from searle_lib import artefacts
+from searle_lib.evaluation import comparisons, scores
+from searle_lib.store import artefacts
 from searle_lib.store.records import Missing, Stale, Study
 from searle_lib.study import run, workspace
 
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     command("submit", _submit, "write the files that the test servers take, from a study's rankings", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' form", params, changes, to)
     command("validate", _validate, "say whether a test server would take a file of CIRR or CIRCO", file, data)
-    tables = [([name], {"type": Path, "help": "a results.csv"}) for name in ("first", "second")]
-    command("compare", _compare, "say how far the numbers of two results.csv lie apart", *tables)
+    tables = [([name], {"type": Path, "help": "a intervals.csv"}) for name in ("first", "second")]
+    command("compare", _compare, "say how far the numbers of two intervals.csv lie apart", *tables)
     dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     command(
@@ -85,20 +86,20 @@ def _study(given: argparse.Namespace) -> tuple[dict, Study]:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from searle_lib import checking  # this and the others below load torch, which `run` does not need
+    from searle_lib.check import report  # this and the others below load torch, which `run` does not need
 
     values, study = _study(given)
     workspace.draw_world(study.root, values)
-    return checking.report(values, study)
+    return report.report(values, study)
 
 
 def _submit(given: argparse.Namespace) -> int:
-    from searle_lib import evaluation, predictions, submissions
+    from searle_lib.servers import predictions, submissions
 
     values, study = _study(given)
     run.require_same(study, "06_retrieval", values, given.params)
-    _, rankings = evaluation.read_scores(study)
-    sizes = evaluation.made_with(study)["sizes"]
+    _, rankings = scores.read_scores(study)
+    sizes = scores.made_with(study)["sizes"]
     for name in sizes:
         if name.split("/")[1].startswith("test") and submissions.incomplete(name, sizes):
             print(submissions.incomplete(name, sizes))
@@ -114,29 +115,30 @@ def _submit(given: argparse.Namespace) -> int:
 
 
 def _export(given: argparse.Namespace) -> int:
-    from searle_lib import exporting
+    from searle_lib.study import export
 
     values, study = _study(given)
     run.require_same(study, "06_retrieval", values, given.params)
-    for written in exporting.export(study, given.to):
+    for written in export.export(study, given.to):
         print(written)
     return 0
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from searle_lib import results
 
-    apart = results.apart(given.first, given.second)
+    apart = comparisons.apart(given.first, given.second)
     print(apart.to_string())
-    same = bool((apart <= results.SAME).all())
+    same = bool((apart <= comparisons.SAME).all())
     print(
-        f"every number agrees to {results.SAME} points." if same else f"some differ by more than {results.SAME} points."
+        f"every number agrees to {comparisons.SAME} points."
+        if same
+        else f"some differ by more than {comparisons.SAME} points."
     )
     return int(not same)
 
 
 def _validate(given: argparse.Namespace) -> int:
-    from searle_lib import predictions
+    from searle_lib.servers import predictions
 
     verdict = predictions.validate(given.file, given.data_root)
     print(f"{verdict.what}: {verdict.queries:,} queries")
@@ -151,7 +153,7 @@ def _validate(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from searle_lib import scoring
+    from searle_lib.servers import scoring
 
     print(json.dumps(scoring.score(given.file, given.dataset, given.data_root, given.category), indent=1))
     return 0

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from searle_lib.artefacts import Artefact, written_aside
+from searle_lib.store.artefacts import Artefact, written_aside
 
 STATE = "training.safetensors"
 LOG = "log.csv"

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from searle_lib.backbone import tokenize
-from searle_lib.concepts import TEMPLATES
+from searle_lib.backbone.model import tokenize
+from searle_lib.searle.concepts import TEMPLATES
 
 TARGET = Path(__file__).parent / "known_answers"
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from searle_lib import backbone
-from searle_lib.artefacts import Store
+from searle_lib.backbone.model import load_clip
 from searle_lib.miniworld import models, writers
+from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Record, Study
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def known_answers(request, tmp_path_factory):
         phi=weights(folder / "phi_3", "Phi"),
         fti=weights(folder / "fti4cir_state_dict"),
         clip_file=clip_file,
-        backbone=backbone.load(str(clip_file)),
+        backbone=load_clip(str(clip_file)),
     )
 
 
@@ -74,7 +74,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(world):
     """The miniature world's CLIP."""
-    return backbone.load(str(world / "models" / "tiny-clip.pt"))
+    return load_clip(str(world / "models" / "tiny-clip.pt"))
 
 
 def study_of(folder, notebook="", name="tiny", **parameters):

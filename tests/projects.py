@@ -31,7 +31,7 @@ QUICK = {
 PICKLE = """
 import sys, types, torch
 from torch import nn
-from searle_lib.fti4cir import Fti4Cir
+from searle_lib.fti4cir.network import Fti4Cir
 torch.manual_seed(0)
 module = types.ModuleType("i2t_model")
 class IMG2TEXT(Fti4Cir):
@@ -39,9 +39,9 @@ class IMG2TEXT(Fti4Cir):
 IMG2TEXT.__module__ = "i2t_model"
 module.IMG2TEXT = IMG2TEXT
 sys.modules["i2t_model"] = module
-import searle_lib.distillation, searle_lib.fti4cir
-renamed = [(searle_lib.distillation, "Phi", "i2t_model")]
-renamed += [(searle_lib.fti4cir, n, "MHTransformer") for n in ("_Transformer", "_Layer", "_Attention", "_Mlp")]
+import searle_lib.searle.distillation, searle_lib.fti4cir.network
+renamed = [(searle_lib.searle.distillation, "Phi", "i2t_model")]
+renamed += [(searle_lib.fti4cir.network, n, "MHTransformer") for n in ("_Transformer", "_Layer", "_Attention", "_Mlp")]
 for owner, name, home in renamed:
     kind = getattr(owner, name)
     kind.__module__ = home

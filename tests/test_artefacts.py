@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from searle_lib import artefacts, shards
-from searle_lib.artefacts import Artefact, Damaged, Store, write_json
+from searle_lib.store import artefacts, shards
+from searle_lib.store.artefacts import Artefact, Damaged, Store, write_json
 
 
 def write_hello(folder):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from searle_lib import attention, text_tower
-from searle_lib.attention import Prefix, attend, packed, padded
-from searle_lib.backbone import encode_embedded, tokenize
+from searle_lib.backbone import packed_attention, text_tower
+from searle_lib.backbone.model import encode_embedded, tokenize
+from searle_lib.backbone.packed_attention import Prefix, attend, packed, padded
 
 HEADS, WIDTH = 2, 8
 ENDS = [torch.tensor([3, 0, 5, 2]), torch.tensor([1, 1])]  # two groups of texts
@@ -73,9 +73,9 @@ def test_answers_and_gradients_are_those_of_single_queries(kind, prefix, ends_on
     wanted, rows = expected(theirs, of_layouts, of_prefixes, ends_only)
     if ends_only:
         given = torch.cat([ours[rows, :WIDTH].flatten(), ours[:, WIDTH:].flatten()]).view(-1, WIDTH // HEADS)
-        answers = attend(given, attention.of_ends(of_layouts, of_prefixes, HEADS), 0).view(-1, WIDTH)
+        answers = attend(given, packed_attention.of_ends(of_layouts, of_prefixes, HEADS), 0).view(-1, WIDTH)
     else:
-        plan = attention.of_all(of_layouts, of_prefixes, HEADS)
+        plan = packed_attention.of_all(of_layouts, of_prefixes, HEADS)
         answers = attend(ours.view(-1, WIDTH // HEADS), plan, 0).view(-1, WIDTH)[rows]
     assert_close(answers, wanted)
     weights = torch.randn(wanted.shape, generator=random).double()

@@ -14,11 +14,14 @@ from conftest import FULL, leave_record, study_of
 from test_inversion import FAST, problem
 from torch.testing import assert_close
 
-from searle_lib import authors, benchmarks, concepts, distillation, embeddings, inversion, phrases
-from searle_lib.artefacts import Store
-from searle_lib.concepts import Vocabulary
-from searle_lib.embeddings import Embeddings
-from searle_lib.phrases import Settings
+from searle_lib.backbone import embeddings
+from searle_lib.backbone.embeddings import Embeddings
+from searle_lib.data import benchmarks
+from searle_lib.releases import searle_files
+from searle_lib.searle import concepts, oti, phi, phrases
+from searle_lib.searle.concepts import Vocabulary
+from searle_lib.searle.phrases import Settings
+from searle_lib.store.artefacts import Store
 
 PHRASES = {
     "Cat": ["a photo of Cat that sleeps", "a photo of Cat that. is big"],
@@ -77,7 +80,7 @@ def cut_in_half(path):
 
 @pytest.mark.parametrize("name", ["concept_to_phrases.pkl", "GPTNeo27B.zip"])
 def test_phrases_of_a_pickle_are_rows_concept_after_concept(tmp_path, name):
-    table = authors.read_phrases(pickled(tmp_path / name, PHRASES))
+    table = searle_files.read_phrases(pickled(tmp_path / name, PHRASES))
     assert list(table.columns) == ["concept", "phrase"]
     assert list(table.itertuples(index=False, name=None)) == TABLE
 
@@ -89,7 +92,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, name
         ValueError,
         match=rf"{name} is no pickle of plain lists and texts: it names posix.system, which .*; download it again",
     ):
-        authors.read_phrases(file)
+        searle_files.read_phrases(file)
     assert not (tmp_path / "ran").exists()
 
 
@@ -108,7 +111,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, name
 )
 def test_a_pickle_that_maps_no_names_to_phrases_is_refused(tmp_path, content, sentence):
     with pytest.raises(ValueError, match=f"phrases.pkl {sentence}"):
-        authors.read_phrases(pickled(tmp_path / "phrases.pkl", content))
+        searle_files.read_phrases(pickled(tmp_path / "phrases.pkl", content))
 
 
 def test_a_pickle_that_is_cut_off_anywhere_is_refused(tmp_path):
@@ -116,7 +119,7 @@ def test_a_pickle_that_is_cut_off_anywhere_is_refused(tmp_path):
     for end in range(len(whole)):
         (tmp_path / "cut.pkl").write_bytes(whole[:end])
         with pytest.raises(ValueError, match=r"cut.pkl is no pickle of plain lists and texts: .*; download it again"):
-            authors.read_phrases(tmp_path / "cut.pkl")
+            searle_files.read_phrases(tmp_path / "cut.pkl")
 
 
 @pytest.mark.parametrize("name", ["concept_to_phrases.pkl", "GPTNeo27B.zip"])
@@ -254,12 +257,12 @@ def test_the_key_of_given_concepts_stands_for_file_list_and_depth(tmp_path, tiny
 def test_a_csv_of_another_form_or_list_is_refused(tmp_path, content, sentence):
     (tmp_path / "concepts.csv").write_text(content)
     with pytest.raises(ValueError, match=f"concepts.csv {sentence}"):
-        authors.read_concepts(tmp_path / "concepts.csv", ["a", "b"])
+        searle_files.read_concepts(tmp_path / "concepts.csv", ["a", "b"])
 
 
 def test_concepts_named_null_or_nan_are_concepts(tmp_path):
     (tmp_path / "concepts.csv").write_text("Image Name,1,2\na,null,NaN\n")
-    names, rows = authors.read_concepts(tmp_path / "concepts.csv", ["a"])
+    names, rows = searle_files.read_concepts(tmp_path / "concepts.csv", ["a"])
     assert [names[place] for place in rows[0].tolist()] == ["null", "NaN"]
 
 
@@ -270,11 +273,11 @@ def experiment(folder, names=IDS, width=6, edit=lambda files: None):
     """A folder as the authors' code leaves it, after `edit` of its three contents; the EMA tokens."""
     random = torch.Generator().manual_seed(3)
     ema, last = (torch.randn(len(names), width, generator=random) for _ in range(2))
-    files = {authors.EMA: ema.clone(), authors.LAST: last, authors.NAMES: list(names)}
+    files = {searle_files.EMA: ema.clone(), searle_files.LAST: last, searle_files.NAMES: list(names)}
     edit(files)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        if name == authors.NAMES:
+        if name == searle_files.NAMES:
             (folder / name).write_bytes(pickle.dumps(content))
         else:
             torch.save(content, folder / name)
@@ -284,8 +287,8 @@ def experiment(folder, names=IDS, width=6, edit=lambda files: None):
 @pytest.mark.parametrize("asked", [IDS, IDS[::-1], [IDS[2]], [IDS[3], IDS[0]]])
 def test_written_tokens_are_read_back_in_the_order_that_is_asked_for(tmp_path, asked):
     ema, last = torch.randn(2, len(IDS), 6, generator=torch.Generator().manual_seed(1))
-    authors.write_tokens(tmp_path / "exp", IDS, ema, last, {"steps": 350})
-    found = authors.read_tokens(tmp_path / "exp", asked, 6)
+    searle_files.write_tokens(tmp_path / "exp", IDS, ema, last, {"steps": 350})
+    found = searle_files.read_tokens(tmp_path / "exp", asked, 6)
     for row, image in enumerate(asked):
         assert torch.equal(found[0][row], ema[IDS.index(image)])
         assert torch.equal(found[1][row], last[IDS.index(image)])
@@ -293,7 +296,7 @@ def test_written_tokens_are_read_back_in_the_order_that_is_asked_for(tmp_path, a
 
 def test_written_tokens_load_as_the_authors_load_them(tmp_path):
     whole = torch.randn(1000, 6, generator=torch.Generator().manual_seed(1))
-    authors.write_tokens(tmp_path / "exp", tuple(IDS), whole[:4], whole[4:8], {"steps": 350})
+    searle_files.write_tokens(tmp_path / "exp", tuple(IDS), whole[:4], whole[4:8], {"steps": 350})
     assert torch.equal(torch.load(tmp_path / "exp" / "ema_oti_pseudo_tokens.pt", weights_only=True), whole[:4])
     last = torch.load(tmp_path / "exp" / "oti_pseudo_tokens.pt", weights_only=True)
     assert torch.equal(last, whole[4:8])
@@ -306,18 +309,20 @@ def test_imagenet_tokens_are_found_by_file_name_or_bare_number(tmp_path):
     for form in ("ILSVRC2012_test_{}.JPEG", "{}", "test/ILSVRC2012_test_{}.JPEG"):
         names = [form.format(image[-8:]) for image in reversed(IDS)]
         ema = experiment(tmp_path / "exp", names)
-        assert torch.equal(authors.read_tokens(tmp_path / "exp", IDS, 6)[0], ema.flip(0)), form
+        assert torch.equal(searle_files.read_tokens(tmp_path / "exp", IDS, 6)[0], ema.flip(0)), form
 
 
 def test_tokens_saved_in_half_precision_become_float32(tmp_path):
-    ema = experiment(tmp_path / "exp", edit=lambda files: files.update({authors.EMA: files[authors.EMA].half()}))
-    found = authors.read_tokens(tmp_path / "exp", IDS, 6)[0]
+    ema = experiment(
+        tmp_path / "exp", edit=lambda files: files.update({searle_files.EMA: files[searle_files.EMA].half()})
+    )
+    found = searle_files.read_tokens(tmp_path / "exp", IDS, 6)[0]
     assert found.dtype == torch.float32 and torch.equal(found, ema.half().float())
 
 
 def test_where_the_last_tokens_are_not_there_the_ema_stands_for_them(tmp_path):
-    ema = experiment(tmp_path / "exp", edit=lambda files: files.pop(authors.LAST))
-    found = authors.read_tokens(tmp_path / "exp", IDS, 6)
+    ema = experiment(tmp_path / "exp", edit=lambda files: files.pop(searle_files.LAST))
+    found = searle_files.read_tokens(tmp_path / "exp", IDS, 6)
     assert torch.equal(found[0], ema) and torch.equal(found[1], ema)
 
 
@@ -329,35 +334,35 @@ def not_a_number(files, file):
     ("edit", "sentence"),
     [
         (
-            lambda files: files[authors.NAMES].append("ILSVRC2012_test_00000099"),
+            lambda files: files[searle_files.NAMES].append("ILSVRC2012_test_00000099"),
             r"ema_oti_pseudo_tokens.pt holds \(4, 6\) but image_names.pkl has 5 names and .* tokens are 6 wide",
         ),
         (
-            lambda files: files.update({authors.LAST: torch.zeros(4, 5)}),
+            lambda files: files.update({searle_files.LAST: torch.zeros(4, 5)}),
             r"/oti_pseudo_tokens.pt holds \(4, 5\) but .* must be of one experiment with the same clip_model",
         ),
         (
-            lambda files: files.update({authors.EMA: [1, 2, 3, 4]}),
+            lambda files: files.update({searle_files.EMA: [1, 2, 3, 4]}),
             "ema_oti_pseudo_tokens.pt holds list but image_names.pkl has 4 names",
         ),
         (
-            lambda files: not_a_number(files, authors.EMA),
+            lambda files: not_a_number(files, searle_files.EMA),
             f"ema_oti_pseudo_tokens.pt has a token that is not finite, of image {IDS[2]}; make it anew",
         ),
         (
-            lambda files: not_a_number(files, authors.LAST),
+            lambda files: not_a_number(files, searle_files.LAST),
             f"/oti_pseudo_tokens.pt has a token that is not finite, of image {IDS[2]}; make it anew",
         ),
         (
-            lambda files: files[authors.NAMES].__setitem__(1, "ILSVRC2012_val_00000007.JPEG"),
+            lambda files: files[searle_files.NAMES].__setitem__(1, "ILSVRC2012_val_00000007.JPEG"),
             "has tokens of the same image twice.*; make it anew",
         ),
         (
-            lambda files: files[authors.NAMES].__setitem__(1, "ILSVRC2012_test_00000009"),
+            lambda files: files[searle_files.NAMES].__setitem__(1, "ILSVRC2012_test_00000009"),
             rf"has tokens of another image list: 1 of 4 images are not in it \(first: {IDS[1]}\); use those of this",
         ),
         (
-            lambda files: files.update({authors.NAMES: dict.fromkeys(IDS)}),
+            lambda files: files.update({searle_files.NAMES: dict.fromkeys(IDS)}),
             "image_names.pkl holds a dict, not a list of image names",
         ),
     ],
@@ -365,48 +370,48 @@ def not_a_number(files, file):
 def test_tokens_that_do_not_belong_together_are_refused(tmp_path, edit, sentence):
     experiment(tmp_path / "exp", edit=edit)
     with pytest.raises(ValueError, match=sentence):
-        authors.read_tokens(tmp_path / "exp", IDS, 6)
+        searle_files.read_tokens(tmp_path / "exp", IDS, 6)
 
 
 def test_tokens_of_another_clip_are_refused(tmp_path):
     experiment(tmp_path / "exp", width=768)
     with pytest.raises(ValueError, match=r"holds \(4, 768\) but image_names.pkl has 4 names and .* are 512 wide"):
-        authors.read_tokens(tmp_path / "exp", IDS, 512)
+        searle_files.read_tokens(tmp_path / "exp", IDS, 512)
 
 
 def test_half_downloaded_tokens_are_refused_with_their_size(tmp_path):
     experiment(tmp_path / "exp", width=600)
-    cut_in_half(tmp_path / "exp" / authors.EMA)
-    size = (tmp_path / "exp" / authors.EMA).stat().st_size
+    cut_in_half(tmp_path / "exp" / searle_files.EMA)
+    size = (tmp_path / "exp" / searle_files.EMA).stat().st_size
     with pytest.raises(
         ValueError, match=rf"ema_oti_pseudo_tokens.pt \({size:,} bytes\) is no file of tensors .*; download it again"
     ):
-        authors.read_tokens(tmp_path / "exp", IDS, 600)
+        searle_files.read_tokens(tmp_path / "exp", IDS, 600)
 
 
 def test_tokens_or_names_that_would_run_code_are_refused_and_run_nothing(tmp_path):
     trap = Runs(tmp_path / "ran")
-    experiment(tmp_path / "pt", edit=lambda files: files.update({authors.EMA: trap}))
+    experiment(tmp_path / "pt", edit=lambda files: files.update({searle_files.EMA: trap}))
     with pytest.raises(ValueError, match=r"ema_oti_pseudo_tokens.pt .* is no file of tensors that is safe to read"):
-        authors.read_tokens(tmp_path / "pt", IDS, 6)
-    experiment(tmp_path / "pkl", edit=lambda files: files.update({authors.NAMES: [trap]}))
+        searle_files.read_tokens(tmp_path / "pt", IDS, 6)
+    experiment(tmp_path / "pkl", edit=lambda files: files.update({searle_files.NAMES: [trap]}))
     with pytest.raises(ValueError, match=r"image_names.pkl is no pickle of plain lists .*: it names posix.system"):
-        authors.read_tokens(tmp_path / "pkl", IDS, 6)
+        searle_files.read_tokens(tmp_path / "pkl", IDS, 6)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("file", [authors.EMA, authors.NAMES])
+@pytest.mark.parametrize("file", [searle_files.EMA, searle_files.NAMES])
 def test_an_experiment_without_one_of_its_files_is_named(tmp_path, file):
     experiment(tmp_path / "exp", edit=lambda files: files.pop(file))
     with pytest.raises(FileNotFoundError, match=f"exp/{file} does not exist; "):
-        authors.read_tokens(tmp_path / "exp", IDS, 6)
+        searle_files.read_tokens(tmp_path / "exp", IDS, 6)
 
 
 def test_given_tokens_are_taken_in_the_images_order_without_concepts_or_phrases(tmp_path, tiny):
     names = ["0000000030", "0000000002", "0000000004", "0000000001", "0000000007"]
     ema = experiment(tmp_path / "exp", names, tiny.width)
     images = image_list(tiny, "circo/val/references", ["7", "1", "30", "4"])
-    made = inversion.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp")
+    made = oti.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp")
     assert made.tokens.ids == images.ids and made.tokens.name == images.name
     assert torch.equal(made.tokens.of(["4", "7"]), ema[[2, 4]])
     assert torch.equal(made.tokens.vectors, ema[[4, 3, 0, 2]])
@@ -415,9 +420,9 @@ def test_given_tokens_are_taken_in_the_images_order_without_concepts_or_phrases(
 
 def test_other_given_tokens_have_another_key(tmp_path, tiny):
     images, keys = image_list(tiny, "imagenet/test", IDS), []
-    for edit in (lambda files: None, lambda files: files[authors.EMA].mul_(2), lambda files: None):
+    for edit in (lambda files: None, lambda files: files[searle_files.EMA].mul_(2), lambda files: None):
         experiment(tmp_path / "exp", IDS, tiny.width, edit)
-        keys.append(inversion.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp").tokens.key)
+        keys.append(oti.bring(Store(tmp_path / "store"), tiny, images, tmp_path / "exp").tokens.key)
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -442,11 +447,11 @@ def study_with_concepts(folder, world, tiny):
 def test_a_list_without_given_tokens_is_inverted(tmp_path, tiny, world):
     study, ids = study_with_concepts(tmp_path, world, tiny)
     ema = experiment(tmp_path / "oti" / "cirr" / "val" / "exp", ids["cirr/val/references"], tiny.width)
-    made = inversion.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
+    made = oti.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
     assert list(made) == ["cirr/val/references", "circo/val/references"]
     assert torch.equal(made["cirr/val/references"].tokens.vectors, ema) and made["cirr/val/references"].history.empty
     parts = (module.read(study, "circo/val/references") for module in (embeddings, concepts))
-    computed = inversion.invert(Store(tmp_path / "beside"), tiny, *parts, phrases.read(study), FAST)
+    computed = oti.invert(Store(tmp_path / "beside"), tiny, *parts, phrases.read(study), FAST)
     assert torch.equal(made["circo/val/references"].tokens.vectors, computed.tokens.vectors)
     assert len(made["circo/val/references"].history) == FAST.steps
 
@@ -455,7 +460,7 @@ def test_tokens_below_a_root_are_taken_for_the_list_of_images_that_they_are_of(t
     study, ids = study_with_concepts(tmp_path, world, tiny)
     for name, of_list in ids.items():
         experiment(tmp_path / "oti" / name.removesuffix("/references") / "exp", of_list, tiny.width)
-    made = inversion.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
+    made = oti.make_words(study, tiny, FAST, oti_root=str(tmp_path / "oti"))
     assert {name: words.tokens.ids for name, words in made.items()} == ids
     assert all(words.history.empty for words in made.values())
 
@@ -479,8 +484,8 @@ def assert_weights(found, expected):
 
 
 def test_a_written_phi_is_read_back_and_keeps_its_epoch(tmp_path, known_answers):
-    path = authors.write_phi(tmp_path / "new" / "phi_20.pt", 20, known_answers.phi)
-    assert_weights(authors.read_phi(path, 64, 64), known_answers.phi)
+    path = searle_files.write_phi(tmp_path / "new" / "phi_20.pt", 20, known_answers.phi)
+    assert_weights(searle_files.read_phi(path, 64, 64), known_answers.phi)
     saved = torch.load(path, weights_only=True)
     assert set(saved) == {"epoch", "Phi"} and saved["epoch"] == 20
     assert_weights(saved["Phi"], known_answers.phi)
@@ -488,12 +493,14 @@ def test_a_written_phi_is_read_back_and_keeps_its_epoch(tmp_path, known_answers)
 
 @pytest.mark.skipif(not FULL.is_dir(), reason=f"needs the authors' own φ in {FULL}")
 def test_the_authors_own_phi_is_read():
-    assert_weights(authors.read_phi(FULL / "phi_3.pt", 64, 64), torch.load(FULL / "phi_3.pt", weights_only=True)["Phi"])
+    assert_weights(
+        searle_files.read_phi(FULL / "phi_3.pt", 64, 64), torch.load(FULL / "phi_3.pt", weights_only=True)["Phi"]
+    )
 
 
 def test_a_phi_saved_in_half_precision_becomes_float32(tmp_path, known_answers):
     path = checkpoint(tmp_path / "half.pt", {name: value.half() for name, value in known_answers.phi.items()})
-    assert {value.dtype for value in authors.read_phi(path, 64, 64).values()} == {torch.float32}
+    assert {value.dtype for value in searle_files.read_phi(path, 64, 64).values()} == {torch.float32}
 
 
 def not_finite(weights):
@@ -511,24 +518,24 @@ def not_finite(weights):
 def test_weights_that_are_no_phi_are_refused(tmp_path, known_answers, edit, sentence):
     path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
     with pytest.raises(ValueError, match=f"phi.pt {sentence}"):
-        authors.read_phi(path, 64, 64)
+        searle_files.read_phi(path, 64, 64)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 1}, {"epoch": 1, "Phi": 5}, {"Phi": {}}])
 def test_a_file_of_tensors_that_holds_no_phi_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt holds no φ \(.'epoch', 'Phi'. with layers 0, 3 and 6\); use"):
-        authors.read_phi(tmp_path / "other.pt", 64, 64)
+        searle_files.read_phi(tmp_path / "other.pt", 64, 64)
 
 
 @pytest.mark.parametrize(("came", "went"), [(768, 768), (768, 64), (64, 768)])
 def test_a_phi_of_another_clip_is_refused(tmp_path, came, went):
-    path = checkpoint(tmp_path / "phi.pt", distillation.Phi(came, went).state_dict())
+    path = checkpoint(tmp_path / "phi.pt", phi.Phi(came, went).state_dict())
     with pytest.raises(
         ValueError,
         match=rf"phi.pt is a φ for embeddings of {came} numbers and tokens of {went}, but this CLIP has 64 and 64; φ",
     ):
-        authors.read_phi(path, 64, 64)
+        searle_files.read_phi(path, 64, 64)
 
 
 def test_a_half_downloaded_phi_is_refused_with_its_size(tmp_path, known_answers):
@@ -537,24 +544,24 @@ def test_a_half_downloaded_phi_is_refused_with_its_size(tmp_path, known_answers)
     with pytest.raises(
         ValueError, match=rf"phi.pt \({path.stat().st_size:,} bytes\) is no file of tensors .*; download it again"
     ):
-        authors.read_phi(path, 64, 64)
+        searle_files.read_phi(path, 64, 64)
 
 
 def test_a_phi_that_would_run_code_is_refused_and_runs_nothing(tmp_path, known_answers):
     path = checkpoint(tmp_path / "phi.pt", known_answers.phi, epoch=Runs(tmp_path / "ran"))
     with pytest.raises(ValueError, match=r"phi.pt .* is no file of tensors that is safe to read"):
-        authors.read_phi(path, 64, 64)
+        searle_files.read_phi(path, 64, 64)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_phi_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone.pt does not exist"):
-        authors.read_phi(tmp_path / "gone.pt", 64, 64)
+        searle_files.read_phi(tmp_path / "gone.pt", 64, 64)
 
 
 def test_a_given_phi_predicts_what_the_authors_phi_predicts(tmp_path, known_answers):
     path = checkpoint(tmp_path / "phi_3.pt", known_answers.phi)
-    given = distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
+    given = phi.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
     with torch.no_grad():
         words = given.phi(known_answers.expected["image_features"])
     assert_close(words, known_answers.expected["phi_out"], atol=1e-5, rtol=1e-5)
@@ -565,7 +572,7 @@ def test_other_given_weights_have_another_key(tmp_path, known_answers):
     keys = []
     for edit in (lambda weights: None, lambda weights: weights["layers.6.bias"].add_(1), lambda weights: None):
         path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
-        keys.append(distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path)).key)
+        keys.append(phi.bring(Store(tmp_path / "store"), known_answers.backbone, str(path)).key)
     assert keys[0] == keys[2] != keys[1]
 
 
@@ -574,13 +581,13 @@ def test_a_checkpoint_that_is_neither_a_file_nor_published_is_named(tmp_path, kn
         ValueError,
         match=r"phi_checkpoint SEARLE_ViT-B16 is neither last, an epoch, a file, nor one of SEARLE_ViT-B32, SEARLE_ViT",
     ):
-        distillation.bring(Store(tmp_path), known_answers.backbone, "SEARLE_ViT-B16")
+        phi.bring(Store(tmp_path), known_answers.backbone, "SEARLE_ViT-B16")
 
 
 @pytest.mark.parametrize("name", ["SEARLE_ViT-B32", "SEARLE_ViT-L14"])
 def test_without_network_a_published_phi_is_asked_for_by_url_and_place(tmp_path, cache, known_answers, name):
     with pytest.raises(ConnectionError) as problem:
-        distillation.bring(Store(tmp_path / "store"), known_answers.backbone, name)
+        phi.bring(Store(tmp_path / "store"), known_answers.backbone, name)
     url = f"https://github.com/miccunifi/SEARLE/releases/download/weights/{name}.pt"
     assert f"download {url} on a machine with network and put it at {cache / name}.pt." in str(problem.value)
 
@@ -588,11 +595,11 @@ def test_without_network_a_published_phi_is_asked_for_by_url_and_place(tmp_path,
 def test_a_published_phi_in_the_cache_is_used_and_another_file_there_is_refused_later(tmp_path, cache, known_answers):
     path = checkpoint(cache / "SEARLE_ViT-B32.pt", known_answers.phi)
     store = Store(tmp_path / "store")
-    given = distillation.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
+    given = phi.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
     assert_weights(given.phi.state_dict(), known_answers.phi)
     checkpoint(path, known_answers.phi, lambda weights: weights["layers.6.bias"].add_(1))
     with pytest.raises(ValueError, match=r"SEARLE_ViT-B32.pt is not the file that first came .*; delete it and"):
-        distillation.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
+        phi.bring(store, known_answers.backbone, "SEARLE_ViT-B32")
 
 
 # What the authors' files hold, or broken ones may, that is not read or refused yet
@@ -600,12 +607,12 @@ def test_a_published_phi_in_the_cache_is_used_and_another_file_there_is_refused_
 
 def test_tokens_of_an_image_that_is_there_twice_are_its_first(tmp_path):
     ema = experiment(tmp_path / "exp", ["7", "1", "7", "30", "4"])
-    assert torch.equal(authors.read_tokens(tmp_path / "exp", ["4", "7"], 6)[0], ema[[4, 0]])
+    assert torch.equal(searle_files.read_tokens(tmp_path / "exp", ["4", "7"], 6)[0], ema[[4, 0]])
 
 
 def test_concepts_of_an_image_that_is_there_twice_are_read(tmp_path):
     (tmp_path / "concepts.csv").write_text("Image Name,1,2\n7,Cat,Dog\n1,Boat,Cat\n7,Cat,Dog\n")
-    names, rows = authors.read_concepts(tmp_path / "concepts.csv", ["1", "7"])
+    names, rows = searle_files.read_concepts(tmp_path / "concepts.csv", ["1", "7"])
     assert [[names[place] for place in row] for row in rows.tolist()] == [["Boat", "Cat"], ["Cat", "Dog"]]
 
 
@@ -621,7 +628,7 @@ def test_concepts_of_an_image_that_is_there_twice_are_read(tmp_path):
 def test_a_csv_that_is_no_table_is_refused_by_name(tmp_path, content):
     (tmp_path / "concepts.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"concepts.csv"):
-        authors.read_concepts(tmp_path / "concepts.csv", ["a", "b"])
+        searle_files.read_concepts(tmp_path / "concepts.csv", ["a", "b"])
 
 
 def changed_archive(path, at, compression):
@@ -639,14 +646,14 @@ def changed_archive(path, at, compression):
 def test_a_zip_of_which_a_byte_came_wrong_is_refused_by_name(tmp_path, at, compression):
     changed_archive(tmp_path / "GPTNeo27B.zip", at, compression)
     with pytest.raises(ValueError, match=r"GPTNeo27B.zip .*download it again"):
-        authors.read_phrases(tmp_path / "GPTNeo27B.zip")
+        searle_files.read_phrases(tmp_path / "GPTNeo27B.zip")
 
 
 @pytest.mark.parametrize("content", [b"\x80\x04\x8d" + b"\x7f" * 8 + b"abc", b"\x80\x04\x95" + b"\xff" * 8 + b"}."])
 def test_a_pickle_of_which_a_length_came_wrong_is_refused_by_name(tmp_path, content):
     (tmp_path / "phrases.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=r"phrases.pkl .*download it again"):
-        authors.read_phrases(tmp_path / "phrases.pkl")
+        searle_files.read_phrases(tmp_path / "phrases.pkl")
 
 
 def another_hidden_width(weights):
@@ -659,10 +666,10 @@ def another_hidden_width(weights):
 def test_a_phi_whose_layers_do_not_fit_one_another_is_refused_by_name(tmp_path, known_answers, edit):
     path = checkpoint(tmp_path / "phi.pt", known_answers.phi, edit)
     with pytest.raises(ValueError, match=r"phi.pt "):
-        distillation.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
+        phi.bring(Store(tmp_path / "store"), known_answers.backbone, str(path))
 
 
 def test_a_phi_that_would_run_code_is_refused_with_what_it_names(tmp_path, known_answers):
     path = checkpoint(tmp_path / "phi.pt", known_answers.phi, epoch=Runs(tmp_path / "ran"))
     with pytest.raises(ValueError, match=r"phi.pt .*posix.system"):
-        authors.read_phi(path, 64, 64)
+        searle_files.read_phi(path, 64, 64)

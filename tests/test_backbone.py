@@ -5,9 +5,17 @@ import torch
 from conftest import leave_record, study_of
 from torch.testing import assert_close
 
-from searle_lib import backbone
-from searle_lib.backbone import encode_patches, tokenize
-from searle_lib.texts import encode_text, encode_texts
+from searle_lib.backbone.model import (
+    PLACEHOLDER,
+    clip_facts,
+    encode_patches,
+    find_device,
+    keep_clip,
+    load_clip,
+    read_clip,
+    tokenize,
+)
+from searle_lib.backbone.texts import encode_text, encode_texts
 
 
 def plain_77_positions(clip, ids, words=None):
@@ -16,7 +24,7 @@ def plain_77_positions(clip, ids, words=None):
     x = model.token_embedding(ids)
     if words is not None:
         for row, word in enumerate(words):
-            x[row, ids[row].tolist().index(backbone.PLACEHOLDER)] = word
+            x[row, ids[row].tolist().index(PLACEHOLDER)] = word
     x = (x + model.positional_embedding).permute(1, 0, 2)
     x = model.ln_final(model.transformer(x).permute(1, 0, 2))
     return x[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection
@@ -76,7 +84,7 @@ def test_no_texts_give_no_features(tiny):
 
 
 def test_bfloat16_stays_near_float32(tiny, world):
-    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    half = load_clip(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
     cosine = torch.cosine_similarity(encode_texts(half, TEXTS), encode_texts(tiny, TEXTS), dim=-1)
     assert encode_texts(half, TEXTS).dtype == torch.float32
     assert cosine.min() > 0.995
@@ -89,13 +97,13 @@ def test_exact_is_the_same_clip_in_float64_and_leaves_half_precision_alone(tiny,
         assert (exact.dtype, plain.dtype) == (torch.float64, torch.float32)
         assert_close(exact.float(), plain, atol=1e-4, rtol=1e-4)
     assert tiny.exact.exact is tiny.exact
-    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    half = load_clip(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
     assert half.exact is half
 
 
 def test_a_name_that_is_neither_a_file_nor_a_clip_is_refused():
     with pytest.raises(ValueError, match=r"clip_model ViT-B/33 is neither a file nor one of CLIP's names \(RN50, "):
-        backbone.load("ViT-B/33")
+        load_clip("ViT-B/33")
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half an archive"])
@@ -103,37 +111,37 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"clip_model .*weights.pt does not hold CLIP weights .*; download it again"):
-        backbone.load(str(file))
+        load_clip(str(file))
 
 
 def test_a_file_with_other_weights_is_refused(tmp_path):
     file = tmp_path / "other.pt"
     torch.save({"weight": torch.zeros(2)}, file)
     with pytest.raises(ValueError, match=r"other.pt does not hold CLIP weights \(KeyError"):
-        backbone.load(str(file))
+        load_clip(str(file))
 
 
 def test_an_unknown_precision_is_refused(world):
     with pytest.raises(ValueError, match="precision is fp16; it must be float32 or bfloat16 or float16"):
-        backbone.load(str(world / "models" / "tiny-clip.pt"), precision="fp16")
+        load_clip(str(world / "models" / "tiny-clip.pt"), precision="fp16")
 
 
 def test_auto_finds_a_device():
-    assert backbone.find_device("auto").type in ("cpu", "cuda", "mps")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
 
 
 def test_a_device_that_is_not_there_is_refused(world):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ValueError, match="device cuda is not available on this machine; set device to cpu or auto"):
-        backbone.load(str(world / "models" / "tiny-clip.pt"), device="cuda")
+        load_clip(str(world / "models" / "tiny-clip.pt"), device="cuda")
 
 
 def test_a_later_notebook_loads_the_clip_that_02_read(tiny, world, tmp_path):
     kept_by_02(tmp_path, tiny, world / "models" / "tiny-clip.pt", "bfloat16")
-    found = backbone.read(study_of(tmp_path, "03_oti"), "cpu")
+    found = read_clip(study_of(tmp_path, "03_oti"), "cpu")
     assert (found.sha256, found.name, found.precision) == (tiny.sha256, "tiny-clip", "bfloat16")
-    assert backbone.kept(study_of(tmp_path, "07_results")) == {"name": "tiny-clip", "sha256": tiny.sha256}
+    assert clip_facts(study_of(tmp_path, "07_results")) == {"name": "tiny-clip", "sha256": tiny.sha256}
 
 
 def test_a_clip_whose_file_is_another_by_now_is_refused(tiny, world, tmp_path):
@@ -144,11 +152,11 @@ def test_a_clip_whose_file_is_another_by_now_is_refused(tiny, world, tmp_path):
     with pytest.raises(
         ValueError, match=r"clip_model .*clip.pt is another file than 02_concepts read; run 02_concepts"
     ):
-        backbone.read(study_of(tmp_path, "03_oti"), "cpu")
+        read_clip(study_of(tmp_path, "03_oti"), "cpu")
 
 
 def kept_by_02(folder, clip, file, precision):
     """What 02_concepts leaves of a CLIP."""
     second = study_of(folder, "02_concepts", clip_model=str(file), precision=precision)
-    backbone.keep(second, clip)
+    keep_clip(second, clip)
     leave_record(second)

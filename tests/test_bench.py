@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from benchmarks import __main__ as bench
-from benchmarks import page, pieces, ranking
+from bench import __main__ as runner
+from bench import page, pieces, ranking
 
 SMALL = {
-    "oti": lambda: pieces.oti(3, 2),
-    "phi": lambda: pieces.phi(5, 2),
+    "oti": lambda: pieces.oti_steps(3, 2),
+    "phi": lambda: pieces.phi_epoch(5, 2),
     "fti": lambda: pieces.fti(2),
     "association": lambda: pieces.association(3),
     "phrases": lambda: pieces.written_phrases(3, 4),
@@ -25,7 +25,7 @@ def test_both_ways_give_the_same_result(name):
 
 
 def test_another_result_is_noticed():
-    piece = pieces.oti(3, 2)
+    piece = pieces.oti_steps(3, 2)
     assert not piece.agree(piece.ours() * 1.01, piece.plain())
 
 
@@ -83,5 +83,5 @@ def test_what_was_missed_is_told_with_its_floor_and_where_the_time_goes(tmp_path
 
 def test_shares_of_time_add_up_and_know_a_matrix_product():
     x = torch.randn(1500, 1500)
-    found = bench.shares(lambda: x @ x)
+    found = runner.shares(lambda: x @ x)
     assert sum(found.values()) == pytest.approx(1, abs=0.01) and found["matrix products"] > 0.5

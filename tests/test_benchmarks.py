@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import leave_record, study_of
 
-from searle_lib import annotations, benchmarks
+from searle_lib.data import annotations, benchmarks
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 from conftest import leave_record, study_of
 from PIL import Image
 
-from searle_lib import captions
-from searle_lib.captions import Captions, split
+from searle_lib.fti4cir import captions
+from searle_lib.fti4cir.captions import Captions, split
 
 NOUNS = {"dog", "man", "wave", "surfboard", "tennis", "player", "court", "chair", "star", "beach"}
 

@@ -7,20 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from searle_lib import (
-    authors,
-    benchmarks,
-    checking,
-    distillation,
-    embeddings,
-    estimates,
-    findings,
-    patches,
-    phrase_bank,
-    phrases,
-)
-from searle_lib.artefacts import Store
-from searle_lib.concepts import read_vocabulary
+from searle_lib.backbone import embeddings
+from searle_lib.check import estimates, findings, report
+from searle_lib.data import benchmarks
+from searle_lib.fti4cir import patches
+from searle_lib.releases import searle_files
+from searle_lib.searle import phi, phrase_bank, phrases
+from searle_lib.searle.concepts import read_vocabulary
+from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
 from searle_lib.study import parameters, workspace
 
@@ -55,7 +49,7 @@ def wide(monkeypatch):
 
 
 def told(capsys, values, study):
-    code = checking.report(values, study)
+    code = report.report(values, study)
     return code, capsys.readouterr().out
 
 
@@ -111,7 +105,7 @@ def test_the_published_sizes_are_expected_of_real_data(values, world, tmp_path):
 
 
 def test_weights_that_do_not_belong_together_are_told_with_the_others(values, world, tmp_path, capsys):
-    wrong = authors.write_phi(tmp_path / "SEARLE_ViT-L14.pt", 1, distillation.Phi(768, 768).state_dict())
+    wrong = searle_files.write_phi(tmp_path / "SEARLE_ViT-L14.pt", 1, phi.Phi(768, 768).state_dict())
     changed = values | {"phi_checkpoint": str(wrong), "methods": ["SEARLE", "FTI4CIR"], "captions_file": "nowhere.json"}
     changed |= {"blip_model": str(tmp_path / "no-blip")}
     code, said = told(capsys, changed, place(tmp_path))
@@ -127,7 +121,7 @@ def test_a_device_that_is_not_there_is_told(values, world, tmp_path, capsys):
 
 
 def test_a_disk_that_is_too_small_is_told(values, world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(checking.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5000))
+    monkeypatch.setattr(report.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5000))
     code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "5.0 kB free; point artefact_root to a larger disk." in said
 
@@ -187,7 +181,7 @@ def test_a_batch_that_does_not_fit_is_told(values, world, tmp_path, capsys, monk
     def too_large(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(checking.estimates, "times", too_large)
+    monkeypatch.setattr(report.estimates, "times", too_large)
     code, said = told(capsys, values, place(tmp_path))
     assert code == 1 and "1 problem; this study cannot run yet." in said
     assert "a batch of this study does not fit ([enforce fail" in said and "lower image_, text_, oti_" in said
@@ -207,7 +201,7 @@ def test_a_relative_data_root_lies_below_the_project(values, tmp_path):
 
 def test_a_check_leaves_no_record_and_names_no_artefact_for_one(values, tmp_path):
     study = place(tmp_path)
-    checking.report(values | {"methods": ["Image-only"], "datasets": ["circo"]}, study)
+    report.report(values | {"methods": ["Image-only"], "datasets": ["circo"]}, study)
     assert study.made == {} and not (tmp_path / "reports" / "records").exists()
 
 
@@ -217,7 +211,7 @@ def test_vocabulary_and_language_model_are_looked_at_where_something_is_inverted
         looks = findings.models, findings.brought
         return {finding.what: finding for look in looks for finding in look(known, place(tmp_path), tiny)}
 
-    file = authors.write_phi(tmp_path / "phi.pt", 3, distillation.Phi(tiny.dimension, tiny.width).state_dict())
+    file = searle_files.write_phi(tmp_path / "phi.pt", 3, phi.Phi(tiny.dimension, tiny.width).state_dict())
     assert set(looked_at(phi_checkpoint=str(file))) == {"φ"}
     trained = looked_at(phi_checkpoint="last")
     assert set(trained) == {"language model", "vocabulary"}
@@ -228,12 +222,12 @@ def test_words_and_concepts_that_a_user_brings_are_looked_at(values, world, tmp_
     (val,) = benchmarks.load("circo", world, "val")
     ids = list(benchmarks.reference_table([val])["image"])
     words = torch.zeros(len(ids), tiny.width)
-    authors.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids, words, words, {})
+    searle_files.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids, words, words, {})
     changed = values | {"methods": ["SEARLE-OTI"], "datasets": ["circo"], "evaluate": ["validation"]}
     changed |= {"oti_root": str(tmp_path / "oti")}
     code, said = told(capsys, changed, place(tmp_path))
     assert code == 0 and f"{len(ids)} of {tmp_path / 'oti' / 'circo' / 'val' / 'mine'}" in said.replace("\n", "")
-    authors.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids[1:], words[1:], words[1:], {})
+    searle_files.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids[1:], words[1:], words[1:], {})
     code, said = told(capsys, changed, place(tmp_path))
     assert code == 1 and "has tokens of another image list: 1 of" in said
 

@@ -15,72 +15,78 @@ import searle_lib
 from searle_lib.store import code
 
 STAGES = {
-    "phrases": "phrases:sample",
-    "concepts": "concepts:concept_embeddings",
-    "embeddings": "backbone:encode_images",
-    "pixels": "images:to_pixels",
-    "OTI": "inversion:optimise",
-    "φ": "distillation:Training",
-    "network": "fti_training:_Training",
-    "Image-only": "composers:ImageOnly",
-    "Text-only": "composers:TextOnly",
-    "Image+Text": "composers:ImageAndText",
-    "SEARLE": "composers:Searle",
-    "SEARLE-OTI": "composers:SearleOti",
-    "FTI4CIR": "composers:Fti4CirQueries",
-    "ranks": "evaluation:compare",
+    "phrases": "searle.phrases:sample",
+    "concepts": "searle.concepts:concept_embeddings",
+    "embeddings": "backbone.model:encode_images",
+    "pixels": "data.images:to_pixels",
+    "OTI": "searle.oti:optimise",
+    "φ": "searle.distillation:Training",
+    "network": "fti4cir.training:_Training",
+    "Image-only": "evaluation.composers:ImageOnly",
+    "Text-only": "evaluation.composers:TextOnly",
+    "Image+Text": "evaluation.composers:ImageAndText",
+    "SEARLE": "evaluation.composers:Searle",
+    "SEARLE-OTI": "evaluation.composers:SearleOti",
+    "FTI4CIR": "evaluation.composers:Fti4CirQueries",
+    "ranks": "evaluation.rankings:compare",
 }
 WITH_TEXT = {"Text-only", "Image+Text", "SEARLE", "SEARLE-OTI"}
 QUERIES = WITH_TEXT | {"Image-only", "FTI4CIR"}
+FROM_SENTENCES = WITH_TEXT | {"FTI4CIR"}
 READS_TEXT = {"concepts", "OTI", "φ", "network", "FTI4CIR"} | WITH_TEXT
 
 CHANGES = {  # an edit: its module, what stands there, what it becomes; and the stages whose results it may change
-    "the phrases' prompt": ("phrases", '"a photo of {} that"', '"a photo of {} which"', {"phrases"}),
-    "how many tokens are sampled from": ("phrases", "TOP_K = 50", "TOP_K = 40", {"phrases"}),
-    "a template": ("concepts", '"A {}",', '"One {}",', {"concepts", "OTI"}),
-    "a colour's mean": ("images", "MEAN = (0.48145466,", "MEAN = (0.5,", {"pixels"}),
-    "the padding's ratio": ("images", "TARGET_RATIO = 1.25", "TARGET_RATIO = 1.5", {"pixels"}),
-    "how pictures are encoded": ("backbone", ".encode_image(", ".encode_picture(", {"embeddings"}),
-    "where words start": ("inversion", "START_DEVIATION = 0.02", "START_DEVIATION = 0.03", {"OTI"}),
-    "OTI's total loss": ("inversion", "* gpt) / weight", "* gpt) * weight", {"OTI"}),
-    "the phrases' loss": ("phrase_bank", "return 1 - F.cosine", "return 2 - F.cosine", {"OTI", "φ"}),
-    "the contrastive loss": ("distillation", "both.T / temperature", "both.T * temperature", {"φ", "network"}),
-    "φ's layers": ("distillation", "nn.GELU()", "nn.ReLU()", {"φ", "network"} | QUERIES),
-    "the threshold of attributes": ("fti4cir", "THRESHOLD = 0.05", "THRESHOLD = 0.06", {"network"}),
-    "the number of slots": ("fti4cir", "QUERIES = 24", "QUERIES = 25", {"network"}),
-    "the orthogonality loss": ("fti4cir", "(gram - torch.eye(", "(gram + torch.eye(", {"network"}),
-    "FTI4CIR's query": ("fti_prompts", "count}but {", "count}and {", {"FTI4CIR"}),
-    "the queries' prompt": ("composers", '"a photo of $ that {}"', '"a photo of $ which {}"', WITH_TEXT),
-    "the mean of sentences": ("composers", "torch.zeros(queries,", "torch.ones(queries,", WITH_TEXT | {"FTI4CIR"}),
-    "one method's query": ("composers", "sum(part.compose(", "max(part.compose(", {"Image+Text"}),
-    "the text tower": ("text_tower", "def features(", "def features(more, ", READS_TEXT),
-    "random numbers": ("randomness", "def uniform(", "def uniform(more, ", {"phrases", "OTI", "φ"}),
-    "what a rank of no image is": ("evaluation", "found.ranks, -1)", "found.ranks, -2)", {"ranks"}),
+    "the phrases' prompt": ("searle.phrases", '"a photo of {} that"', '"a photo of {} which"', {"phrases"}),
+    "how many tokens are sampled from": ("searle.phrases", "TOP_K = 50", "TOP_K = 40", {"phrases"}),
+    "a template": ("searle.concepts", '"A {}",', '"One {}",', {"concepts", "OTI"}),
+    "a colour's mean": ("data.images", "MEAN = (0.48145466,", "MEAN = (0.5,", {"pixels"}),
+    "the padding's ratio": ("data.images", "TARGET_RATIO = 1.25", "TARGET_RATIO = 1.5", {"pixels"}),
+    "how pictures are encoded": ("backbone.model", ".encode_image(", ".encode_picture(", {"embeddings"}),
+    "where words start": ("searle.oti", "START_DEVIATION = 0.02", "START_DEVIATION = 0.03", {"OTI"}),
+    "OTI's total loss": ("searle.oti", "* gpt) / weight", "* gpt) * weight", {"OTI"}),
+    "the phrases' loss": ("searle.phrase_bank", "return 1 - F.cosine", "return 2 - F.cosine", {"OTI", "φ"}),
+    "the contrastive loss": ("searle.distillation", "both.T / temperature", "both.T * temperature", {"φ", "network"}),
+    "φ's layers": ("searle.phi", "nn.GELU()", "nn.ReLU()", {"φ", "network"} | QUERIES),
+    "the threshold of attributes": ("fti4cir.network", "THRESHOLD = 0.05", "THRESHOLD = 0.06", {"network"}),
+    "the number of slots": ("fti4cir.network", "QUERIES = 24", "QUERIES = 25", {"network"}),
+    "the orthogonality loss": ("fti4cir.network", "(gram - torch.eye(", "(gram + torch.eye(", {"network"}),
+    "FTI4CIR's query": ("fti4cir.prompts", "count}but {", "count}and {", {"FTI4CIR"}),
+    "the queries' prompt": ("evaluation.composers", '"a photo of $ that {}"', '"a photo of $ which {}"', WITH_TEXT),
+    "the mean of sentences": (
+        "evaluation.composers",
+        "torch.zeros(queries,",
+        "torch.ones(queries,",
+        WITH_TEXT | {"FTI4CIR"},
+    ),
+    "one method's query": ("evaluation.composers", "sum(part.compose(", "max(part.compose(", {"Image+Text"}),
+    "the text tower": ("backbone.text_tower", "def features(", "def features(more, ", READS_TEXT),
+    "random numbers": ("store.randomness", "def uniform(", "def uniform(more, ", {"phrases", "OTI", "φ"}),
+    "what a rank of no image is": ("evaluation.rankings", "found.ranks, -1)", "found.ranks, -2)", {"ranks"}),
 }
 OTHER_CHANGES = {  # whose effect on keys alone is asked for
-    "how a picture is opened": ("images", "            picture.load()", "            picture.draft(None, None)"),
-    "how phrases are cleaned": ("phrases", 're.sub(r"\\n+", ". ", text)', 're.sub(r"\\n+", "; ", text)'),
-    "how phrases get their placeholder": ("phrase_bank", '("first", 1)', '("first", 2)'),
-    "how deep rankings are": ("evaluation", "DEPTH = 50", "DEPTH = 60"),
-    "how patch tokens are read": ("backbone", "visual.ln_pre(x)", "visual.ln_post(x)"),
-    "how a score is counted": ("metrics", "def recall_at(", "def recall_at(more, "),
+    "how a picture is opened": ("data.images", "            picture.load()", "            picture.draft(None, None)"),
+    "how phrases are cleaned": ("searle.phrases", 're.sub(r"\\n+", ". ", text)', 're.sub(r"\\n+", "; ", text)'),
+    "how phrases get their placeholder": ("searle.phrase_bank", '("first", 1)', '("first", 2)'),
+    "how deep rankings are": ("evaluation.rankings", "DEPTH = 50", "DEPTH = 60"),
+    "how patch tokens are read": ("backbone.model", "visual.ln_pre(x)", "visual.ln_post(x)"),
+    "how a score is counted": ("evaluation.metrics", "def recall_at(", "def recall_at(more, "),
 }
 NO_CHANGES = {
-    "a comment": ("inversion", "START_DEVIATION = 0.02", "START_DEVIATION = 0.02  # as the authors do"),
-    "blank lines": ("inversion", "    ema = words.detach()", "\n\n    ema = words.detach()"),
+    "a comment": ("searle.oti", "START_DEVIATION = 0.02", "START_DEVIATION = 0.02  # as the authors do"),
+    "blank lines": ("searle.oti", "    ema = words.detach()", "\n\n    ema = words.detach()"),
     "a line that is broken": (
-        "distillation",
+        "searle.distillation",
         "return F.cross_entropy(logits,",
         "return F.cross_entropy(\n        logits,",
     ),
-    "other quotes": ("phrases", '"a photo of {} that"', "'a photo of {} that'"),
-    "a docstring": ("composers", "The sum of both unit embeddings.", "Both, added."),
-    "a module's docstring": ("images", "Pictures from disk to the pixels", "Pixels of pictures, the ones"),
-    "an error's sentence": ("inversion", "is not finite; lower ", "is no number; lower "),
-    "a table of results": ("tables", "Percent; below each value", "Percent; under each value"),
-    "a download": ("downloads", "def fetch(", "def fetch(more, "),
-    "how artefacts are kept": ("artefacts", "FORMAT = 4", "FORMAT = 5"),
-    "how rows are kept": ("shards", "def run(", "def run(more, "),
+    "other quotes": ("searle.phrases", '"a photo of {} that"', "'a photo of {} that'"),
+    "a docstring": ("evaluation.composers", "The sum of both unit embeddings.", "Both, added."),
+    "a module's docstring": ("data.images", "Pictures from disk to the pixels", "Pixels of pictures, the ones"),
+    "an error's sentence": ("searle.oti", "is not finite; lower ", "is no number; lower "),
+    "a table of results": ("reporting.tables", "Percent; below each value", "Percent; under each value"),
+    "a download": ("releases.downloads", "def fetch(", "def fetch(more, "),
+    "how artefacts are kept": ("store.artefacts", "FORMAT = 4", "FORMAT = 5"),
+    "how rows are kept": ("store.shards", "def run(", "def run(more, "),
 }
 
 FROM_PICTURES = {"embeddings", "references", "patches", "fti-words", "fti4cir-training"}
@@ -109,10 +115,13 @@ folder, world, stages, edits = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.l
 sys.path.insert(0, str(folder))
 import pandas as pd
 import torch
-from searle_lib import (
-    annotations, artefacts, backbone, benchmarks, captions, composers, concepts, distillation, embeddings, evaluation,
-    fti_training, inversion, patches, phrase_bank, phrases, readable,
-)
+from searle_lib.data import annotations, benchmarks, readable
+from searle_lib.store import artefacts
+from searle_lib.backbone.model import load_clip
+from searle_lib.fti4cir import captions, training as fti_training, patches
+from searle_lib.evaluation import composers, rankings, scores, validation
+from searle_lib.searle import concepts, distillation, oti, phrase_bank, phrases
+from searle_lib.backbone import embeddings
 from searle_lib.store import code
 assert code.PACKAGE == folder / "searle_lib", code.PACKAGE
 roots = {}
@@ -129,7 +138,7 @@ class Keys:
     def keep(self, name, facts, make):
         raise Asked(name.split("/")[0], artefacts.digest(facts))
 
-clip = backbone.load(str(world / "models" / "tiny-clip.pt"))
+clip = load_clip(str(world / "models" / "tiny-clip.pt"))
 pictures, loaded = annotations.imagenet(world), benchmarks.load("cirr", world, "val")
 vectors = embeddings.Embeddings("list", tuple(pictures["image"]), torch.ones(len(pictures), clip.dimension), "vectors")
 near = concepts.Concepts(vectors.ids, torch.zeros(len(pictures), 1, dtype=torch.int64), ("Star",), "concepts")
@@ -151,12 +160,12 @@ calls = [
     lambda: patches.encode(store, clip, "list", pictures, *reading),
     lambda: patches.words_of(store, clip, None, "network", "list", pictures, *reading),
     lambda: phrase_bank.prepare(store, clip, written),
-    lambda: inversion.invert(store, clip, vectors, near, written, inversion.Settings()),
+    lambda: oti.invert(store, clip, vectors, near, written, oti.Settings()),
     lambda: distillation.train(store, clip, vectors, vectors, near, written, few[0]),
     lambda: fti_training.train(store, clip, pictures, "targetpad", known, few[1]),
-    lambda: evaluation.rank(store, loaded[0], vectors, "Image+Text", composer),
-    lambda: evaluation.keep_scores(store, []),
-    lambda: evaluation._log(store, training, "phi", [], {}, None),
+    lambda: rankings.rank(store, loaded[0], vectors, "Image+Text", composer),
+    lambda: scores.keep_scores(store, []),
+    lambda: validation._log(store, training, "phi", [], {}, None),
 ]
 
 def key_of(call, number):
@@ -175,7 +184,7 @@ def digests():
 
 found = {"": digests()}
 for name, (module, old, new) in edits.items():
-    file = folder / "searle_lib" / f"{module}.py"
+    file = folder / "searle_lib" / f"{module.replace('.', '/')}.py"
     text = file.read_text()
     assert old in text, f"{old!r} is not in {module}"
     file.write_text(text.replace(old, new))
@@ -230,7 +239,7 @@ def test_every_stage_has_a_digest_of_its_own(digests):
 
 
 def test_the_digest_of_several_roots_does_not_depend_on_which_other_process_asks(digests):
-    from searle_lib import images
+    from searle_lib.data import images
 
     assert code.code_digest(images.to_pixels) == digests[""]["pixels"]
 
@@ -336,9 +345,10 @@ def test_moving_a_function_to_another_module_changes_no_digest(library):
 
 @pytest.mark.parametrize("module", code.KEEPING)
 def test_how_results_are_kept_is_not_in_a_digest(library, module):
-    start = f"from searle_lib import {module}\n\n\ndef root():\n    return {module}.f()\n"
-    before = library(start=start, **{module: "def f():\n    return 1\n"})
-    assert library(start=start, **{module: "def f():\n    return 2\n"}) == before
+    start = f"from searle_lib.{module} import f\n\n\ndef root():\n    return f()\n"
+    file = module.replace(".", "__")
+    before = library(start=start, **{file: "def f():\n    return 1\n"})
+    assert library(start=start, **{file: "def f():\n    return 2\n"}) == before
 
 
 # Notebooks

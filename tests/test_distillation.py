@@ -13,10 +13,14 @@ from safetensors.torch import load_file
 from test_inversion import problem
 from torch.testing import assert_close
 
-from searle_lib import authors, backbone, checkpoints, distillation
-from searle_lib.artefacts import Damaged, Store
+from searle_lib import checkpoints
+from searle_lib.backbone.model import load_clip
 from searle_lib.checkpoints import Checkpoints
-from searle_lib.distillation import Phi, Settings
+from searle_lib.releases import searle_files
+from searle_lib.searle import distillation, phi
+from searle_lib.searle.distillation import Settings
+from searle_lib.searle.phi import Phi
+from searle_lib.store.artefacts import Damaged, Store
 
 FAST = Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
 
@@ -148,7 +152,7 @@ def test_an_interrupted_training_goes_on_to_the_same_phi(tiny, tmp_path):
 
 
 def long_training(clip_file, folder, **options):
-    return trained(backbone.load(clip_file), folder, dataclasses.replace(FAST, epochs=60), save_every=20, **options)
+    return trained(load_clip(clip_file), folder, dataclasses.replace(FAST, epochs=60), save_every=20, **options)
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(world, tmp_path):
@@ -181,11 +185,11 @@ def test_phi_has_the_published_layers():
 
 
 def test_a_study_may_bring_its_phi_and_a_later_notebook_reads_it(tiny, tmp_path):
-    authors.write_phi(tmp_path / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    searle_files.write_phi(tmp_path / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
     fourth = study_of(tmp_path, "04_phi")
     made, training = distillation.make_phi(fourth, tiny, FAST, Checkpoints(2, str(tmp_path / "phi.pt")))
     leave_record(fourth)
-    found = distillation.read(study_of(tmp_path, "06_retrieval"), tiny)
+    found = phi.read(study_of(tmp_path, "06_retrieval"), tiny)
     assert training is None and (found.key, found.epoch) == (made.key, 0) and not found.phi.training
     for name, value in made.phi.state_dict().items():
         assert torch.equal(found.phi.state_dict()[name], value), name

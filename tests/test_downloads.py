@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from searle_lib import downloads
+from searle_lib.releases import downloads
 
 OLD, NEW = (random.Random(seed).randbytes(300_000) for seed in (1, 2))
 

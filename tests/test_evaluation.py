@@ -14,30 +14,24 @@ from conftest import forbidden, leave_record, study_of
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from searle_lib import (
-    annotations,
-    authors,
-    backbone,
-    benchmarks,
-    checkpoints,
-    composers,
-    distillation,
-    embeddings,
-    evaluation,
-    fti_training,
-    inversion,
-    patches,
-    submissions,
-)
-from searle_lib.artefacts import Damaged, Store
-from searle_lib.composers import Sources
-from searle_lib.distillation import Distilled, Phi
-from searle_lib.embeddings import Embeddings, images_fingerprint
-from searle_lib.fti4cir import Fti4Cir, Words
-from searle_lib.methods import METHODS
-from searle_lib.patches import ImageWords
+from searle_lib import checkpoints
+from searle_lib.backbone import embeddings
+from searle_lib.backbone.embeddings import Embeddings, images_fingerprint
+from searle_lib.backbone.model import keep_clip
+from searle_lib.backbone.texts import encode_texts
+from searle_lib.data import annotations, benchmarks
+from searle_lib.evaluation import composers, rankings, scores, validation
+from searle_lib.evaluation.composers import Sources
+from searle_lib.evaluation.methods import METHODS
+from searle_lib.fti4cir import network, patches
+from searle_lib.fti4cir.network import Fti4Cir, Words
+from searle_lib.fti4cir.patches import ImageWords
+from searle_lib.releases import searle_files
+from searle_lib.searle import oti, phi
+from searle_lib.searle.phi import Distilled, Phi
+from searle_lib.servers import submissions
+from searle_lib.store.artefacts import Damaged, Store
 from searle_lib.store.records import Missing
-from searle_lib.texts import encode_texts
 
 
 def random_image_words(ids, width):
@@ -85,7 +79,7 @@ def everything(study):
     for name, loaded in splits.items():
         for benchmark in loaded:
             composed = composers_of(made[name])
-            yield benchmark, evaluation.rank_all(store, benchmark, galleries[benchmark.images], composed), composed
+            yield benchmark, rankings.rank_all(store, benchmark, galleries[benchmark.images], composed), composed
 
 
 def test_every_method_composes_unit_vectors(study):
@@ -150,7 +144,7 @@ def test_scores_equal_a_walk_down_sorted_names(study):
                 list(benchmark.queries["reference"]), list(benchmark.queries["sentences"])
             )
             expected = naive_scores(benchmark, study[2][benchmark.images], queries)
-            table = evaluation.scores(benchmark, ranked[method], method)
+            table = scores.scores(benchmark, ranked[method], method)
             plain = table[table["category"].isin([benchmark.category, "subset"])]
             got = {(row.query, row.metric): row.value for row in plain.itertuples()}
             assert got == pytest.approx(expected, abs=1e-9)
@@ -160,7 +154,7 @@ def test_scores_equal_a_walk_down_sorted_names(study):
 def test_circo_scores_again_under_each_aspect_of_a_query(study):
     for benchmark, ranked, _ in everything(study):
         if benchmark.name == "circo/val":
-            table = evaluation.scores(benchmark, ranked["SEARLE"], "SEARLE")
+            table = scores.scores(benchmark, ranked["SEARLE"], "SEARLE")
             query = benchmark.queries.iloc[0]
             of_query = table[(table["query"] == query["query"]) & (table["metric"] == "mAP@10")]
             assert set(of_query["category"]) == {"all", *query["aspects"]}
@@ -171,8 +165,8 @@ def test_submissions_have_the_form_that_the_servers_take(study, tmp_path):
     for benchmark, ranked, _ in everything(study):
         if benchmark.split != benchmark.protocol.submission:
             continue
-        rankings = evaluation.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
-        files = submissions.write(tmp_path, rankings, benchmark.dataset, benchmark.split, "SEARLE")
+        table = rankings.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
+        files = submissions.write(tmp_path, table, benchmark.dataset, benchmark.split, "SEARLE")
         contents = [json.loads(file.read_text()) for file in files]
         ids = list(benchmark.queries["query"])
         if benchmark.dataset == "circo":
@@ -195,13 +189,13 @@ def test_submissions_have_the_form_that_the_servers_take(study, tmp_path):
 def test_fashioniq_has_no_test_server(study, tmp_path):
     benchmark, ranked, _ = next(everything(study))
     with pytest.raises(ValueError, match="FashionIQ has no test server; CIRR and CIRCO have"):
-        rankings = evaluation.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
-        submissions.write(tmp_path, rankings, benchmark.dataset, benchmark.split, "SEARLE")
+        table = rankings.ranking_table(benchmark, ranked["SEARLE"], "SEARLE")
+        submissions.write(tmp_path, table, benchmark.dataset, benchmark.split, "SEARLE")
 
 
 def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_path):
     evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
-    tables = [evaluation.ranking_table(b, ranked["SEARLE"], "SEARLE") for b, ranked in evaluated]
+    tables = [rankings.ranking_table(b, ranked["SEARLE"], "SEARLE") for b, ranked in evaluated]
     sizes = {b.name: {"there": b.there, "whole": b.whole} for b, _ in evaluated}
     (tmp_path / "cirr-test1-Old.json").write_text("{}")
     sizes["circo/test"] = {"there": (3, 90), "whole": (4, 90)}
@@ -217,19 +211,19 @@ def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_
 
 def test_what_06_keeps_is_what_07_reads(study, tmp_path):
     of_06 = study_of(tmp_path, "06_retrieval")
-    kept = evaluation.keep_scores(of_06, [(benchmark, ranked) for benchmark, ranked, _ in everything(study)])
+    kept = scores.keep_scores(of_06, [(benchmark, ranked) for benchmark, ranked, _ in everything(study)])
     leave_record(of_06)
-    scores, rankings = evaluation.read_scores(study_of(tmp_path, "07_results"))
-    pd.testing.assert_frame_equal(scores, kept[0])
-    pd.testing.assert_frame_equal(rankings, kept[1])
-    assert set(scores["split"]) == {"val"} and set(rankings["split"]) == {"val", "test1", "test"}
-    one = rankings[(rankings["dataset"] == "cirr") & (rankings["split"] == "val") & (rankings["method"] == "SEARLE")]
+    by_query, ranked = scores.read_scores(study_of(tmp_path, "07_results"))
+    pd.testing.assert_frame_equal(by_query, kept[0])
+    pd.testing.assert_frame_equal(ranked, kept[1])
+    assert set(by_query["split"]) == {"val"} and set(ranked["split"]) == {"val", "test1", "test"}
+    one = ranked[(ranked["dataset"] == "cirr") & (ranked["split"] == "val") & (ranked["method"] == "SEARLE")]
     assert one["best"].map(len).eq(23).all()  # 24 pictures without the reference
 
 
 def test_07_says_that_06_has_not_run(tmp_path):
     with pytest.raises(Missing) as problem:
-        evaluation.read_scores(study_of(tmp_path, "07_results"))
+        scores.read_scores(study_of(tmp_path, "07_results"))
     assert str(problem.value) == ("07_results needs the record of 06_retrieval in study tiny; run 06_retrieval first.")
 
 
@@ -239,7 +233,7 @@ def test_scores_are_kept_anew_when_a_ranking_is_another(study, tmp_path):
     for method in ("Image-only", "Text-only", "Image-only"):
         of_06 = study_of(tmp_path, "06_retrieval")
         composed = composers_of(made["cirr/val"], [method])
-        evaluation.keep_scores(of_06, [(cirr, evaluation.rank_all(of_06, cirr, galleries["cirr/val"], composed))])
+        scores.keep_scores(of_06, [(cirr, rankings.rank_all(of_06, cirr, galleries["cirr/val"], composed))])
         keys.append(of_06.made["scores"])
     assert keys[0] == keys[2] != keys[1]
 
@@ -250,7 +244,7 @@ def test_a_query_vector_that_is_not_finite_is_named(study):
     tokens = Embeddings("x", sources.tokens.ids, torch.full_like(sources.tokens.vectors, float("nan")), "nan")
     composer = composers.SearleOti(Sources(sources.backbone, sources.images, tokens))
     with pytest.raises(ValueError, match="SEARLE-OTI gives query 0 of circo/val a vector that is not finite"):
-        evaluation.rank(store, circo, galleries["circo/unlabeled"], "SEARLE-OTI", composer)
+        rankings.rank(store, circo, galleries["circo/unlabeled"], "SEARLE-OTI", composer)
 
 
 def test_an_image_that_was_never_encoded_is_named(study):
@@ -344,28 +338,28 @@ def finished(world, tiny, tmp_path_factory):
     splits = benchmarks.load_all(["cirr", "circo"], world, ["validation"])
     torch.manual_seed(0)
     concepts = describe_02(folder, world, tiny, splits)
-    oti, phi, fti = (study_of(folder, name) for name in ("03_oti", "04_phi", "05_fti4cir"))
-    fti.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
-    authors.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
-    distillation.bring(phi, tiny, str(folder / "phi.pt"))
-    network = random_network(tiny)
+    third, fourth, fifth = (study_of(folder, name) for name in ("03_oti", "04_phi", "05_fti4cir"))
+    fifth.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
+    searle_files.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    phi.bring(fourth, tiny, str(folder / "phi.pt"))
+    untrained = random_network(tiny)
     for name, loaded in splits.items():
-        images = embeddings.read(oti, f"{name}/references")
+        images = embeddings.read(third, f"{name}/references")
         words = torch.randn(len(images.ids), tiny.width)
-        authors.write_tokens(folder / "tokens" / name, images.ids, words, words, {})
-        inversion.bring(oti, tiny, images, folder / "tokens" / name)
+        searle_files.write_tokens(folder / "tokens" / name, images.ids, words, words, {})
+        oti.bring(third, tiny, images, folder / "tokens" / name)
         table = benchmarks.reference_table(loaded)
-        patches.words_of(fti, tiny, network, "random", name, table, "targetpad", 8, 1)
-    for later in (phi, fti):
+        patches.words_of(fifth, tiny, untrained, "random", name, table, "targetpad", 8, 1)
+    for later in (fourth, fifth):
         later.read("02_concepts")
-    for later in (oti, phi, fti):
+    for later in (third, fourth, fifth):
         leave_record(later)
     assert set(concepts.made) >= {"clip", "benchmarks/cirr/val", "embeddings/circo/val/references"}
     return folder
 
 
 def random_network(tiny):
-    return fti_training.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
+    return network.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
 
 
 def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
@@ -373,7 +367,7 @@ def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
     concepts = study_of(
         folder, "02_concepts", world="real", preprocess=preprocess, precision="float32", missing_images="error"
     )
-    backbone.keep(concepts, tiny)
+    keep_clip(concepts, tiny)
     benchmarks.keep(concepts, every(splits), world)
     galleries = embeddings.encode_galleries(concepts, tiny, every(splits), preprocess)
     for loaded in splits.values():
@@ -389,7 +383,7 @@ def copied(finished, tmp_path):
 
 
 def load(folder, tiny, methods=tuple(METHODS)):
-    return evaluation.load_composers(study_of(folder, "06_retrieval"), tiny, list(methods))
+    return composers.load_composers(study_of(folder, "06_retrieval"), tiny, list(methods))
 
 
 def record(folder, notebook):
@@ -400,12 +394,12 @@ def test_every_method_is_composed_from_what_its_notebook_kept(finished, tiny):
     made, left_out = load(finished, tiny)
     assert left_out == {} and list(made) == ["cirr/val", "circo/val"]
     assert list(made["circo/val"]) == list(METHODS)
-    phi = distillation.read(study_of(finished, "06_retrieval"), tiny)
+    distilled = phi.read(study_of(finished, "06_retrieval"), tiny)
     for split, of_split in made.items():
-        tokens = inversion.read(study_of(finished, "06_retrieval"), f"{split}/references").tokens
+        tokens = oti.read(study_of(finished, "06_retrieval"), f"{split}/references").tokens
         assert of_split["SEARLE-OTI"].key == f"searle-oti {tokens.key}"
         assert torch.equal(of_split["SEARLE-OTI"].tokens.vectors, tokens.vectors)
-        assert of_split["SEARLE"].key == f"searle {phi.key}"
+        assert of_split["SEARLE"].key == f"searle {distilled.key}"
         assert of_split["Image-only"].images.name == f"{split}/references"
 
 
@@ -428,7 +422,7 @@ def test_fti4cir_is_not_evaluated_on_the_split_that_its_epoch_was_chosen_on(fini
 )
 def test_only_fti4cir_on_the_split_of_its_choice_is_not_reportable(checkpoint, split, fair):
     methods = ["SEARLE", "FTI4CIR"]
-    assert evaluation.reportable(methods, split, checkpoint) == (methods if fair else ["SEARLE"])
+    assert composers.reportable(methods, split, checkpoint) == (methods if fair else ["SEARLE"])
 
 
 @pytest.mark.parametrize(
@@ -475,12 +469,12 @@ def test_methods_that_are_not_asked_for_need_nothing_and_are_not_left_out(copied
 
 def test_the_record_of_06_names_the_notebooks_whose_methods_it_evaluates(finished, tiny):
     of_06 = study_of(finished, "06_retrieval")
-    evaluation.load_composers(of_06, tiny, ["Text-only", "SEARLE"])
+    composers.load_composers(of_06, tiny, ["Text-only", "SEARLE"])
     assert set(of_06.digests) == {"02_concepts", "04_phi"}
 
 
 def test_what_a_study_was_made_with_is_read_from_its_records(finished, tiny):
-    facts = evaluation.made_with(study_of(finished, "07_results"))
+    facts = scores.made_with(study_of(finished, "07_results"))
     assert (facts["world"], facts["backbone"], facts["clip_sha256"]) == ("real", "tiny-clip", tiny.sha256)
     assert facts["sizes"]["cirr/val"] == {"gallery": "cirr/val", "there": (24, 24), "whole": (24, 24)}
 
@@ -504,7 +498,7 @@ def phi_at(epoch, tiny):
 
 def test_the_log_has_the_metrics_of_cirr_at_the_kept_epochs_in_percent(copied, tiny, training):
     of_04 = study_of(copied, "04_phi")
-    log = evaluation.phi_log(of_04, tiny, training)
+    log = validation.phi_log(of_04, tiny, training)
     assert log["epoch"].tolist() == [1, 2, 3] and log["distil"].tolist() == [3, 2, 1]
     (cirr,) = [benchmark for benchmark in benchmarks.read(of_04) if benchmark.name == "cirr/val"]
     gallery = embeddings.read(of_04, "cirr/val")
@@ -519,36 +513,36 @@ def test_the_log_has_the_metrics_of_cirr_at_the_kept_epochs_in_percent(copied, t
 
 def test_the_log_of_a_study_without_cirr_has_losses_alone(copied, world, tiny, training):
     describe_02(copied, world, tiny, benchmarks.load_all(["circo"], world, ["validation"]))
-    log = evaluation.phi_log(study_of(copied, "04_phi"), tiny, training)
+    log = validation.phi_log(study_of(copied, "04_phi"), tiny, training)
     assert list(log) == ["epoch", "distil"] and len(log) == 3
 
 
 def test_a_phi_that_was_brought_has_no_log(finished, tiny):
-    assert evaluation.phi_log(study_of(finished, "04_phi"), tiny, None).empty
+    assert validation.phi_log(study_of(finished, "04_phi"), tiny, None).empty
 
 
 def test_a_checkpoint_that_is_damaged_is_named_with_the_training_when_it_is_validated(copied, tiny, training):
     checkpoints.file_of(training.folder, "phi", 2).write_bytes(b"no tensors")
     sentence = rf"artefact {re.escape(str(training.folder))} is damaged \(.*\); delete that folder and run 04_phi again"
     with pytest.raises(Damaged, match=sentence):
-        evaluation.phi_log(study_of(copied, "04_phi"), tiny, training)
+        validation.phi_log(study_of(copied, "04_phi"), tiny, training)
 
 
 def test_a_validation_is_an_artefact_of_its_own_and_made_once(copied, tiny, training):
     folders = set()
     for _ in range(2):
         of_04 = study_of(copied, "04_phi")
-        evaluation.phi_log(of_04, tiny, training)
+        validation.phi_log(of_04, tiny, training)
         folders.add(of_04.made["phi-validation"])
     assert len(folders) == 1
 
 
 def test_another_gallery_makes_another_validation_and_the_same_training(copied, world, tiny, training):
     of_04 = study_of(copied, "04_phi")
-    evaluation.phi_log(of_04, tiny, training)
+    validation.phi_log(of_04, tiny, training)
     describe_02(copied, world, tiny, benchmarks.load_all(["cirr"], world, ["validation"]), preprocess="clip")
     again = study_of(copied, "04_phi")
-    evaluation.phi_log(again, tiny, training)
+    validation.phi_log(again, tiny, training)
     assert of_04.made["phi-validation"] != again.made["phi-validation"]
 
 
@@ -560,7 +554,7 @@ def test_the_log_of_fti4cir_has_the_metrics_of_cirr_and_circo_at_the_kept_epochs
         save_file(model.state_dict(), checkpoints.file_of(folder, "fti", 2))
 
     of_05 = study_of(copied, "05_fti4cir")
-    log = evaluation.fti_log(of_05, tiny, of_05.keep("fti4cir-training", {}, make), "both")
+    log = validation.fti_log(of_05, tiny, of_05.keep("fti4cir-training", {}, make), "both")
     assert log["CIRR R@50"].tolist()[1] == 100 and log["CIRR R@5"].isna().tolist() == [True, False]
     (circo,), gallery = benchmarks.load("circo", world, "val"), embeddings.read(of_05, "circo/unlabeled")
     words = patches.words_by(tiny, model, benchmarks.reference_table([circo]), "targetpad", 8, 1)
@@ -577,7 +571,7 @@ def test_rankings_are_made_anew_for_another_composer_and_for_nothing_else(study,
     def folder_of(tokens):
         of_06 = study_of(tmp_path, "06_retrieval")
         composer = composers.SearleOti(dataclasses.replace(sources, tokens=tokens))
-        evaluation.rank(of_06, cirr, galleries["cirr/val"], "SEARLE-OTI", composer)
+        rankings.rank(of_06, cirr, galleries["cirr/val"], "SEARLE-OTI", composer)
         return of_06.made["rankings/cirr/val/SEARLE-OTI"]
 
     other = dataclasses.replace(sources.tokens, key="other")

@@ -10,13 +10,17 @@ from conftest import leave_record, study_of
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from searle_lib import annotations, captions, checkpoints, composers, fti4cir, fti_prompts, fti_training, patches
-from searle_lib.artefacts import Store
-from searle_lib.backbone import encode_images, encode_patches
-from searle_lib.captions import Captions
+from searle_lib import checkpoints
+from searle_lib.backbone.model import encode_images, encode_patches
 from searle_lib.checkpoints import Checkpoints
-from searle_lib.fti4cir import MOST, Fti4Cir, Words
-from searle_lib.fti_training import Settings
+from searle_lib.data import annotations
+from searle_lib.evaluation import composers
+from searle_lib.fti4cir import captions, network, patches, prompts
+from searle_lib.fti4cir import training as fti_training
+from searle_lib.fti4cir.captions import Captions
+from searle_lib.fti4cir.network import MOST, Fti4Cir, Words
+from searle_lib.fti4cir.training import Settings
+from searle_lib.store.artefacts import Store
 
 FAST = Settings(epochs=3, batch_size=4, learning_rate=1e-3, drop_epoch=2)
 
@@ -36,7 +40,7 @@ def test_selection_equals_a_loop_over_images(spread):
     slots = torch.rand(60, 24, 16, generator=random)
     slots[:, 5] = slots[:, 11]  # ties within an image
     embeddings = torch.randn(60, 16, generator=random) * spread
-    kept, counts, _ = fti4cir.select(slots, embeddings)
+    kept, counts, _ = network.select(slots, embeddings)
     for row in range(60):
         expected, count = select_one(slots[row], embeddings[row])
         assert (kept[row].tolist(), int(counts[row])) == (expected, count)
@@ -47,7 +51,7 @@ def test_selection_reaches_one_and_twelve_attributes():
     slots = torch.zeros(2, 24, 1)
     slots[0, :14] = 3.0
     slots[1, 7] = 30.0
-    _, counts, _ = fti4cir.select(slots, torch.ones(2, 1))
+    _, counts, _ = network.select(slots, torch.ones(2, 1))
     assert counts.tolist() == [12, 1]
 
 
@@ -86,9 +90,9 @@ def test_sentences_with_words_equal_a_loop_over_images(tiny):
     words = random_words(tiny, COUNTS)
     known = Captions(tuple("abcd"), tuple(SUBJECTS), tuple(ATTRIBUTES))
     sentences = fti_training.sentences_of(tiny, known)
-    whole = fti_prompts.whole_sentence(tiny, words)
-    subject = fti_prompts.subject_with(tiny, sentences.attributes, words)
-    attribute = fti_prompts.attributes_of(tiny, sentences.subjects, words)
+    whole = prompts.whole_sentence(tiny, words)
+    subject = prompts.subject_with(tiny, sentences.attributes, words)
+    attribute = prompts.attributes_of(tiny, sentences.subjects, words)
     for row, r in enumerate(COUNTS):
         stars = " ".join("*" * r)
         many = {6 + j: words.attributes[row, j] for j in range(r)}
@@ -105,8 +109,8 @@ def test_sentences_with_words_equal_a_loop_over_images(tiny):
 @pytest.mark.parametrize("parts", ["subject", "attributes"])
 def test_an_ablation_reads_its_words_alone(tiny, parts):
     words = random_words(tiny, COUNTS)
-    whole = fti_prompts.whole_sentence(tiny, words, parts)
-    queries = fti_prompts.query(tiny, words, ["is blue"] * 4, parts)
+    whole = prompts.whole_sentence(tiny, words, parts)
+    queries = prompts.query(tiny, words, ["is blue"] * 4, parts)
     for row, r in enumerate(COUNTS):
         text = "a photo of *" if parts == "subject" else f"a photo of {' '.join('*' * r)}"
         placed = {4: words.subject[row]} if parts == "subject" else {4 + j: words.attributes[row, j] for j in range(r)}
@@ -118,13 +122,13 @@ def test_a_star_in_a_modification_is_not_taken_for_a_pseudo_word(tiny):
     words = random_words(tiny, [2])
     text = "a photo of * with * * but is a * on it"
     replaced = {4: words.subject[0], 6: words.attributes[0, 0], 7: words.attributes[0, 1]}
-    got = fti_prompts.query(tiny, words, ["is a * on it"])[0]
+    got = prompts.query(tiny, words, ["is a * on it"])[0]
     assert_close(got, read_one(tiny, text, replaced), atol=1e-5, rtol=1e-5)
 
 
 def test_a_modification_of_sixty_words_is_cut_at_the_end(tiny):
     words = random_words(tiny, [12])
-    got = fti_prompts.query(tiny, words, ["blue " * 80])
+    got = prompts.query(tiny, words, ["blue " * 80])
     assert got.shape == (1, tiny.dimension) and torch.isfinite(got).all()
 
 
@@ -291,16 +295,14 @@ def test_queries_of_both_captions_are_averaged_with_the_references_own_words(tin
     composer = composers.Fti4CirQueries(composers.Sources(tiny, None, image_words=found))
     queries = composer.compose(["c", "a"], [["is blue and long", "long and is blue"], ["is red"]])
     one = words[torch.tensor([2])]
-    parts = [
-        F.normalize(fti_prompts.query(tiny, one, [text]), dim=-1) for text in ("is blue and long", "long and is blue")
-    ]
+    parts = [F.normalize(prompts.query(tiny, one, [text]), dim=-1) for text in ("is blue and long", "long and is blue")]
     assert_close(queries[0], F.normalize(sum(parts), dim=-1)[0], atol=1e-5, rtol=1e-5)
     assert_close(queries.norm(dim=-1), torch.ones(2))
 
 
 def random_network(tiny):
     torch.manual_seed(0)
-    return fti_training.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
+    return network.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
 
 
 def words_of(tiny, captioned, folder, network="network", preprocess="targetpad", batch_size=4, parts="both", rows=10):
@@ -346,7 +348,7 @@ def test_a_later_notebook_reads_the_network_that_05_kept(trained, tiny, tmp_path
     fifth, made = study_of(tmp_path, "05_fti4cir"), trained(tmp_path / "artefacts")
     chosen = fti_training.choose(fifth, tiny, made, Checkpoints(1, "2"), pd.DataFrame())
     leave_record(fifth)
-    found = fti_training.read(study_of(tmp_path, "06_retrieval"), tiny)
+    found = network.read(study_of(tmp_path, "06_retrieval"), tiny)
     assert (found.key, found.epoch) == (chosen.key, 2) and not found.model.training
     for name, value in chosen.model.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], value), name

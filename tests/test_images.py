@@ -4,7 +4,7 @@ import torch
 from conftest import leave_record, study_of
 from PIL import Image
 
-from searle_lib import images
+from searle_lib.data import images
 
 
 @pytest.mark.parametrize(

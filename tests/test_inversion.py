@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from searle_lib import backbone, benchmarks, concepts, embeddings, inversion, phrase_bank, phrases, randomness
-from searle_lib.artefacts import Damaged, Store
-from searle_lib.backbone import tokenize
-from searle_lib.concepts import TEMPLATES, Concepts, Vocabulary
-from searle_lib.embeddings import Embeddings
-from searle_lib.inversion import Settings
-from searle_lib.texts import encode_text
+from searle_lib.backbone import embeddings
+from searle_lib.backbone.embeddings import Embeddings
+from searle_lib.backbone.model import load_clip, tokenize
+from searle_lib.backbone.texts import encode_text
+from searle_lib.data import benchmarks
+from searle_lib.searle import concepts, oti, phrase_bank, phrases
+from searle_lib.searle.concepts import TEMPLATES, Concepts, Vocabulary
+from searle_lib.searle.oti import Settings
+from searle_lib.store import randomness
+from searle_lib.store.artefacts import Damaged, Store
 
 NAMES = ("Star", "Boat", "Gown", "Tree")
 FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.8)
@@ -74,7 +77,7 @@ def plain_loop(clip, images, concepts, written, settings):
 
 def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
     images, concepts, written = problem(tiny)
-    made = inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST, batch_size=3)
+    made = oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST, batch_size=3)
     expected = plain_loop(tiny, images, concepts, written, FAST)
     assert_close(made.tokens.vectors, expected, atol=1e-4, rtol=1e-3)
     assert made.history["step"].tolist() == list(range(6))
@@ -83,8 +86,8 @@ def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
 @pytest.mark.parametrize(("batch_size", "save_every"), [(1, 1), (2, 1), (5, 3)])
 def test_results_do_not_depend_on_batches_or_savings(tiny, tmp_path, batch_size, save_every):
     images, concepts, written = problem(tiny)
-    one = inversion.invert(Store(tmp_path / "a"), tiny, images, concepts, written, FAST, 5, 10)
-    other = inversion.invert(Store(tmp_path / "b"), tiny, images, concepts, written, FAST, batch_size, save_every)
+    one = oti.invert(Store(tmp_path / "a"), tiny, images, concepts, written, FAST, 5, 10)
+    other = oti.invert(Store(tmp_path / "b"), tiny, images, concepts, written, FAST, batch_size, save_every)
     assert_close(one.tokens.vectors, other.tokens.vectors, atol=1e-5, rtol=1e-4)
     assert one.tokens.key == other.tokens.key
 
@@ -94,7 +97,7 @@ def test_the_loss_falls_and_the_word_comes_to_mean_the_picture(tiny, tmp_path):
     targets = encode_text(tiny, tokenize(["a blue star", "two boats", "a red gown", "a tree", "a cat"]))
     images = dataclasses.replace(images, vectors=targets)
     long = dataclasses.replace(FAST, steps=80)
-    history = inversion.invert(Store(tmp_path), tiny, images, concepts, written, long).history
+    history = oti.invert(Store(tmp_path), tiny, images, concepts, written, long).history
     assert history["cos"].iloc[-1] < history["cos"].iloc[0] / 2
 
 
@@ -146,39 +149,39 @@ def test_an_image_without_a_usable_concept_is_named(tiny, tmp_path):
     with pytest.raises(
         ValueError, match=r"image image-0: each of its 1 concepts \(Gown, ...\) has a phrase that does not"
     ):
-        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+        oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
 def test_a_concept_that_was_never_written_about_is_named(tiny, tmp_path):
     images, concepts, written = problem(tiny)
     concepts = dataclasses.replace(concepts, names=("Star", "Moon", "Gown", "Tree"))
     with pytest.raises(LookupError, match="concept 'Moon' has no phrases; run 01_phrases"):
-        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+        oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
 def test_a_pseudo_word_that_is_not_finite_is_named_with_its_image(tiny, tmp_path):
     images, concepts, written = problem(tiny)
     images.vectors[3, 0] = float("nan")
     with pytest.raises(ValueError, match="the pseudo-word of image image-3 of test/images is not finite; lower"):
-        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+        oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
 def long_inversion(clip_file, folder, watch=lambda rows: None):
-    clip = backbone.load(clip_file)
-    optimise = inversion.optimise
+    clip = load_clip(clip_file)
+    optimise = oti.optimise
 
     @functools.wraps(optimise)  # so that its code is that of `optimise`
     def watched(*arguments):
         watch(arguments[4])
         return optimise(*arguments)
 
-    inversion.optimise = watched
+    oti.optimise = watched
     images, concepts, written = problem(clip, images=40)
     settings = dataclasses.replace(FAST, steps=40)
     try:
-        return inversion.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
+        return oti.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
     finally:
-        inversion.optimise = optimise
+        oti.optimise = optimise
 
 
 def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path):
@@ -201,24 +204,22 @@ def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path
 
 def test_in_float16_one_broken_image_does_not_keep_the_others_from_learning(world, tmp_path):
     """A gradient scaler would skip the whole batch's step; here each image stands alone."""
-    clip = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="float16")
+    clip = load_clip(str(world / "models" / "tiny-clip.pt"), precision="float16")
     images, concepts, written = problem(clip)
-    whole = inversion.invert(Store(tmp_path / "whole"), clip, images, concepts, written, FAST).tokens.vectors
-    full = inversion.invert(
-        Store(tmp_path / "full"), backbone.load(str(world / "models" / "tiny-clip.pt")), images, concepts, written, FAST
+    whole = oti.invert(Store(tmp_path / "whole"), clip, images, concepts, written, FAST).tokens.vectors
+    full = oti.invert(
+        Store(tmp_path / "full"), load_clip(str(world / "models" / "tiny-clip.pt")), images, concepts, written, FAST
     ).tokens.vectors
     assert torch.cosine_similarity(whole, full).min() > 0.98
     images.vectors[3, 0] = float("nan")
     with pytest.raises(ValueError, match=r"the pseudo-word of image image-3 .* is not finite"):
-        inversion.invert(Store(tmp_path / "broken"), clip, images, concepts, written, FAST)
+        oti.invert(Store(tmp_path / "broken"), clip, images, concepts, written, FAST)
 
 
 def test_precision_is_part_of_what_determines_words_and_bank(world, tiny, tmp_path):
-    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
+    half = load_clip(str(world / "models" / "tiny-clip.pt"), precision="bfloat16")
     images, concepts, written = problem(tiny)
-    keys = {
-        inversion.invert(Store(tmp_path), clip, images, concepts, written, FAST).tokens.key for clip in (half, tiny)
-    }
+    keys = {oti.invert(Store(tmp_path), clip, images, concepts, written, FAST).tokens.key for clip in (half, tiny)}
     assert len(keys) == 2 and len(list(tmp_path.glob("phrase-bank-*"))) == 2
 
 
@@ -226,7 +227,7 @@ def test_more_concepts_than_were_kept_are_asked_for_in_one_sentence(tiny, tmp_pa
     images, concepts, written = problem(tiny)
     concepts = dataclasses.replace(concepts, rows=concepts.rows[:, :2])
     with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 are there; raise concept_depth"):
-        inversion.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
+        oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
 def test_pseudo_words_are_found_again_when_the_gallery_around_their_pictures_is_another(world, tiny, tmp_path):
@@ -237,7 +238,7 @@ def test_pseudo_words_are_found_again_when_the_gallery_around_their_pictures_is_
         galleries = embeddings.encode_galleries(store, tiny, loaded, "targetpad")
         images = embeddings.keep_references(store, tiny, loaded, galleries, "targetpad")
         near = concepts.associate(store, tiny, images, Vocabulary(NAMES, "four"), 4)
-        made.append(inversion.invert(store, tiny, images, near, written, fast).tokens)
+        made.append(oti.invert(store, tiny, images, near, written, fast).tokens)
     assert made[0].key == made[1].key
     assert len(list((tmp_path / "oti" / "fashioniq" / "val").glob("references-*"))) == 1
     assert len(list((tmp_path / "embeddings" / "fashioniq" / "val").glob("dress-*"))) == 2  # the galleries do differ
@@ -257,7 +258,7 @@ def test_another_picture_among_the_references_makes_other_pseudo_words(world, ti
 def test_another_setting_makes_other_pseudo_words(tiny, tmp_path, change):
     images, near, written = problem(tiny)
     both = (FAST, dataclasses.replace(FAST, **change))
-    words = [inversion.invert(Store(tmp_path), tiny, images, near, written, settings) for settings in both]
+    words = [oti.invert(Store(tmp_path), tiny, images, near, written, settings) for settings in both]
     assert words[0].tokens.key != words[1].tokens.key
 
 
@@ -265,13 +266,13 @@ def test_another_setting_makes_other_pseudo_words(tiny, tmp_path, change):
 def test_pseudo_words_of_other_images_concepts_or_phrases_are_others(tiny, tmp_path, part):
     parts = dict(zip(("images", "concepts", "phrases"), problem(tiny), strict=True))
     changed = parts | {part: dataclasses.replace(parts[part], key="other")}
-    words = [inversion.invert(Store(tmp_path), tiny, *of.values(), FAST) for of in (parts, changed)]
+    words = [oti.invert(Store(tmp_path), tiny, *of.values(), FAST) for of in (parts, changed)]
     assert words[0].tokens.key != words[1].tokens.key
 
 
 def test_kept_pseudo_words_are_read_back_with_their_images_and_losses(tiny, tmp_path):
     images, near, written = problem(tiny)
-    made, again = (inversion.invert(Store(tmp_path), tiny, images, near, written, FAST) for _ in range(2))
+    made, again = (oti.invert(Store(tmp_path), tiny, images, near, written, FAST) for _ in range(2))
     assert torch.equal(made.tokens.vectors, again.tokens.vectors) and made.tokens.ids == again.tokens.ids == images.ids
     assert made.tokens.name == "test/images" and made.history.equals(again.history)
     assert list(made.history) == ["step", "cos", "gpt"]
@@ -279,11 +280,11 @@ def test_kept_pseudo_words_are_read_back_with_their_images_and_losses(tiny, tmp_
 
 def test_damaged_pseudo_words_and_a_damaged_phrase_bank_are_named_by_their_folders(tiny, tmp_path):
     images, near, written = problem(tiny)
-    inversion.invert(Store(tmp_path, "03_oti"), tiny, images, near, written, FAST)
+    oti.invert(Store(tmp_path, "03_oti"), tiny, images, near, written, FAST)
     for pattern, find in (
         (
             "oti/test/images-*/oti.safetensors",
-            lambda: inversion.invert(Store(tmp_path), tiny, images, near, written, FAST),
+            lambda: oti.invert(Store(tmp_path), tiny, images, near, written, FAST),
         ),
         ("phrase-bank-*/rows-*.safetensors", lambda: phrase_bank.prepare(Store(tmp_path), tiny, written)),
     ):

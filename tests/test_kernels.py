@@ -13,7 +13,7 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
     client = second.client()
     client.start_channels()
     run_sync(client.wait_for_ready)(timeout=120)
-    question = "'searle_lib.evaluation' in sys.modules, 'torch' in globals(), os.getcwd()"
+    question = "'searle_lib.evaluation.scores' in sys.modules, 'torch' in globals(), os.getcwd()"
     asked = client.execute("import os, sys", user_expressions={"found": question})
     reply = {"parent_header": {"msg_id": None}}
     while reply["parent_header"]["msg_id"] != asked:

@@ -6,12 +6,17 @@ import torch.nn.functional as F
 from conftest import COMPACT
 from torch.testing import assert_close
 
-from searle_lib import concepts, distillation, fti_prompts, fti_training, images, inversion, texts
-from searle_lib.backbone import encode_images, encode_patches, joined, tokenize
-from searle_lib.captions import Captions
-from searle_lib.fti4cir import Fti4Cir
-from searle_lib.retrieval import top_k
-from searle_lib.texts import encode_text, encode_texts
+from searle_lib.backbone import texts
+from searle_lib.backbone.model import encode_images, encode_patches, joined, tokenize
+from searle_lib.backbone.texts import encode_text, encode_texts
+from searle_lib.data import images
+from searle_lib.fti4cir import prompts
+from searle_lib.fti4cir import training as fti_training
+from searle_lib.fti4cir.captions import Captions
+from searle_lib.fti4cir.network import Fti4Cir
+from searle_lib.ranking import top_k
+from searle_lib.searle import concepts, distillation
+from searle_lib.searle.phi import Phi
 
 
 def fti_model(known_answers):
@@ -59,7 +64,7 @@ def test_known_answers_contrastive_loss(known_answers):
 
 
 def test_known_answers_phi(known_answers):
-    phi = distillation.Phi(64, 64).eval()
+    phi = Phi(64, 64).eval()
     phi.load_state_dict(known_answers.phi)
     assert_near(phi(known_answers.expected["image_features"]), known_answers.expected["phi_out"])
 
@@ -74,8 +79,8 @@ def test_known_answers_oti_losses_and_gradient(known_answers):
     every = texts.cut(joined(tokenize(oti["template_texts"]), tokenize(replaced)))
     groups = every[torch.arange(4)], every[torch.arange(4, 8)]
     read = texts.lay_out(backbone, groups, texts.read_prefixes(backbone, every.prefixes))
-    cos, gpt = inversion.losses(backbone, words, targets, read, plain)
-    loss = inversion.total(cos, gpt, inversion.Settings()).mean()
+    cos, gpt = oti.losses(backbone, words, targets, read, plain)
+    loss = oti.total(cos, gpt, oti.Settings()).mean()
     loss.backward()
     assert_near(cos.mean(), expected["oti_cos_loss"])
     assert_near(gpt.mean(), expected["oti_gpt_loss"])
@@ -107,7 +112,7 @@ def test_known_answers_fti_network_and_query(known_answers):
     assert_near(words.subject, expected["fti_subject"])
     assert_near(words.attributes, expected["fti_attribute_words"])
     modifications = known_answers.inputs["fti_modifications"]
-    assert_near(fti_prompts.query(known_answers.backbone, words, modifications), expected["fti_query"])
+    assert_near(prompts.query(known_answers.backbone, words, modifications), expected["fti_query"])
 
 
 def test_known_answers_fti_losses(known_answers):

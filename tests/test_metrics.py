@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from searle_lib import metrics
+from searle_lib.evaluation import metrics
 
 
 def random_truth_ranks(seed, queries=40, most=6, gallery=60):

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from searle_lib import benchmarks, images
-from searle_lib.backbone import encode_images
-from searle_lib.concepts import concept_embeddings
+from searle_lib.backbone.model import encode_images
+from searle_lib.data import benchmarks, images
 from searle_lib.miniworld import fingerprint, grammar, writers
 from searle_lib.miniworld.specimens import (
     DOMAINS,
@@ -28,6 +27,7 @@ from searle_lib.miniworld.specimens import (
     random_scene,
     varied,
 )
+from searle_lib.searle.concepts import concept_embeddings
 
 
 def specimens(count, seed=0):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from searle_lib import benchmarks, fti_training, methods
+from searle_lib.data import benchmarks
+from searle_lib.evaluation import methods
+from searle_lib.fti4cir import training as fti_training
 from searle_lib.study import parameters, plan
 
 ROOT = Path(__file__).parents[1]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import leave_record, study_of
 
-from searle_lib import phrases
-from searle_lib.artefacts import Damaged, Store
-from searle_lib.concepts import Vocabulary, associate, keep_vocabulary, read_names, read_vocabulary
-from searle_lib.concepts import read as read_concepts
-from searle_lib.embeddings import Embeddings
-from searle_lib.phrases import Settings
+from searle_lib.backbone.embeddings import Embeddings
+from searle_lib.searle import phrases
+from searle_lib.searle.concepts import Vocabulary, associate, keep_vocabulary, read_names, read_vocabulary
+from searle_lib.searle.concepts import read as read_concepts
+from searle_lib.searle.phrases import Settings
+from searle_lib.store.artefacts import Damaged, Store
 
 FEW = Settings(phrases_per_concept=6, max_length=20)
 

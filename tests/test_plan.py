@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from searle_lib import benchmarks, methods
+from searle_lib.data import benchmarks
+from searle_lib.evaluation import methods
 from searle_lib.releases import folders
 from searle_lib.study import plan, workspace
 

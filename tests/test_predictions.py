@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from searle_lib import predictions, scoring
+from searle_lib.servers import predictions, scoring
 
 REAL = Path(os.environ.get("REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the benchmarks' annotations in {REAL}")

@@ -9,7 +9,8 @@ from PIL import Image
 from test_authors import checkpoint, without_network
 from torch.testing import assert_close
 
-from searle_lib import distillation, pseudo_words
+from searle_lib import pseudo_words
+from searle_lib.searle import phi
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_clip_without_a_published_phi_is_refused(known_answers, cache):
 
 
 def test_a_phi_of_another_clip_is_refused(known_answers, tmp_path):
-    file = checkpoint(tmp_path / "phi.pt", distillation.Phi(512, 512).state_dict())
+    file = checkpoint(tmp_path / "phi.pt", phi.Phi(512, 512).state_dict())
     with pytest.raises(ValueError, match=r"phi.pt is a φ for embeddings of 512 .* but this CLIP has 64 and 64"):
         pseudo_words.load_searle(known_answers.backbone, str(file))
 

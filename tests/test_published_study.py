@@ -23,8 +23,9 @@ from conftest import COMPACT, weights
 from PIL import Image
 from safetensors.torch import load_file
 
-from searle_lib import annotations, authors, images
+from searle_lib.data import annotations, images
 from searle_lib.miniworld import models
+from searle_lib.releases import searle_files
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -94,7 +95,7 @@ def project(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     torch.save(models.spread(load_file(COMPACT / "tiny_clip.safetensors")), folder / "tiny_clip.pt")
-    authors.write_phi(folder / "phi_3.pt", 3, weights(COMPACT / "phi_3"))
+    searle_files.write_phi(folder / "phi_3.pt", 3, weights(COMPACT / "phi_3"))
     values = yaml.safe_load((ROOT / "params" / "pretrained-b32.yaml").read_text())
     values |= {"data_root": str(data), "clip_model": "tiny_clip.pt", "phi_checkpoint": "phi_3.pt"}
     (folder / "params").mkdir()

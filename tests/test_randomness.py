@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from searle_lib import randomness
+from searle_lib.store import randomness
 
 
 def splitmix64(key, counter):

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from conftest import forbidden
 
-from searle_lib import annotations, benchmarks, embeddings, images, readable
-from searle_lib.artefacts import Damaged, Store
+from searle_lib.backbone import embeddings
+from searle_lib.data import annotations, benchmarks, images, readable
+from searle_lib.store.artefacts import Damaged, Store
 
 DATASETS = ["fashioniq", "cirr", "circo"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from searle_lib import benchmarks
+from searle_lib.data import benchmarks
 
 DATA = Path(os.environ.get("REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the benchmarks' annotations in {DATA}")

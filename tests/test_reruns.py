@@ -140,12 +140,12 @@ def test_a_checkpoint_chosen_on_a_split_is_not_reported_there(project):
 def test_edited_code_runs_what_reaches_it_and_an_edited_comment_runs_nothing(project):
     library = shutil.copytree(ROOT / "searle_lib", project / "searle_lib")
     assert run(project) == UNCHANGED
-    file = library / "tables.py"
+    file = library / "reporting/tables.py"
     file.write_text(
         file.read_text().replace('"""A benchmark\'s table', '"""The table of a benchmark', 1) + "\n# more\n"
     )
     assert run(project) == UNCHANGED
-    file = library / "composers.py"
+    file = library / "evaluation/composers.py"
     before = artefacts(project, "rankings")
     file.write_text(file.read_text().replace('PROMPT = "a photo of $ that {}"', 'PROMPT = "a picture of $ that {}"'))
     said = run(project)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from searle_lib import retrieval
-from searle_lib.retrieval import find, ranks, top_k
+from searle_lib import ranking
+from searle_lib.ranking import find, ranks, top_k
 
 
 def problem(dtype, ties, queries=23, gallery=41, dimension=8):
@@ -78,7 +78,7 @@ def test_the_best_of_a_wide_gallery_are_found_in_its_tail_and_on_the_edge_of_a_t
 def test_as_many_blocks_are_looked_through_as_scores_are_wanted(k):
     scores = torch.zeros(1, 64 * 9 * 11)
     scores[0, 64 * torch.arange(9) + 7] = torch.arange(9, 0, -1).float()  # each of the best in a block of its own
-    values, columns = retrieval._highest(scores, k)
+    values, columns = ranking._highest(scores, k)
     assert torch.equal(values, scores.topk(k).values) and torch.equal(scores.gather(1, columns), values)
 
 
@@ -121,14 +121,14 @@ def test_members_are_ordered_among_themselves_as_a_full_sort_has_them(chunk, exc
 
 def test_queries_are_scored_in_chunks_that_a_budget_of_scores_bounds(monkeypatch):
     queries, gallery = problem(torch.float32, ties=False)
-    widths, scores_of = [], retrieval._scores
+    widths, scores_of = [], ranking._scores
 
     def watched(*arguments):
         for rows, scores in scores_of(*arguments):
             widths.append(scores.numel())
             yield rows, scores
 
-    monkeypatch.setattr(retrieval, "CELLS", 5 * len(gallery) + 3)
-    monkeypatch.setattr(retrieval, "_scores", watched)
+    monkeypatch.setattr(ranking, "CELLS", 5 * len(gallery) + 3)
+    monkeypatch.setattr(ranking, "_scores", watched)
     top_k(queries, gallery, 5)
     assert max(widths) == 5 * len(gallery) and sum(widths) == len(queries) * len(gallery)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from searle_lib import shards
+from searle_lib.store import shards
 
 
 def squares(first, end):

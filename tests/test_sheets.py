@@ -3,7 +3,9 @@ import re
 import pandas as pd
 import pytest
 
-from searle_lib import benchmarks, results, sheets, tables
+from searle_lib.data import benchmarks
+from searle_lib.evaluation import intervals
+from searle_lib.reporting import sheets, tables
 
 
 def test_a_sheet_marks_hits_and_escapes_what_data_sets_say(world):
@@ -47,7 +49,7 @@ def summary():
         for method, value in (("Text-only", 3.0), ("SEARLE", 9.5))
         for category, metric in (("all", "mAP@5"), ("all", "mAP@10"), ("negation", "mAP@10"))
     ]
-    return pd.DataFrame(rows, columns=[*results.COLUMNS, "queries"])
+    return pd.DataFrame(rows, columns=[*intervals.COLUMNS, "queries"])
 
 
 def made_with(world):

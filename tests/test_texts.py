@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from searle_lib import backbone, texts
-from searle_lib.backbone import PLACEHOLDER, joined, tokenize
+from searle_lib.backbone import texts
+from searle_lib.backbone.model import PLACEHOLDER, joined, load_clip, tokenize
 
 TEXTS = [
     "$",
@@ -80,7 +80,7 @@ def test_joined_texts_are_both_lists(tiny):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precisions_stay_near_in_features_and_gradients(tiny, world, precision):
-    half = backbone.load(str(world / "models" / "tiny-clip.pt"), precision=precision)
+    half = load_clip(str(world / "models" / "tiny-clip.pt"), precision=precision)
     every, found = texts.cut(tokenize(TEXTS)), []
     for clip in (tiny, half):
         words = words_for(clip, len(TEXTS)).mul(0.05).requires_grad_()

@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import trange
 
-from searle_lib.concepts import TEMPLATES
-from searle_lib.images import MEAN, STD
+from searle_lib.data.images import MEAN, STD
 from searle_lib.miniworld import grammar
 from searle_lib.miniworld.fingerprint import WEIGHTS, fingerprint
 from searle_lib.miniworld.garments import draw_garment
 from searle_lib.miniworld.models import SIZES, language_model, tokenizer
 from searle_lib.miniworld.scenes import draw_scene
 from searle_lib.miniworld.specimens import KINDS, Scene, Specimen, concepts, random_garment, random_scene, varied
+from searle_lib.searle.concepts import TEMPLATES
 
 SEED = 2303_15247
 PICTURES = 24_000

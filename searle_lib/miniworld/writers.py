@@ -16,8 +16,6 @@ from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
 
-from searle_lib import randomness
-from searle_lib.artefacts import digest, write_json
 from searle_lib.miniworld import grammar
 from searle_lib.miniworld.fingerprint import sources_sha256
 from searle_lib.miniworld.garments import draw_garment
@@ -33,6 +31,8 @@ from searle_lib.miniworld.specimens import (
     random_scene,
     varied,
 )
+from searle_lib.store import randomness
+from searle_lib.store.artefacts import digest, write_json
 
 MARK = "miniature_world.json"
 JPEG = {"quality": 95, "subsampling": 0}

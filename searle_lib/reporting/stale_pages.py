@@ -8,7 +8,7 @@ import html
 import re
 from pathlib import Path
 
-from searle_lib.artefacts import written_aside
+from searle_lib.store.artefacts import written_aside
 from searle_lib.store.records import Study
 
 RECORD = '<meta name="record" content="{}">'

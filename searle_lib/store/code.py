@@ -15,7 +15,10 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-KEEPING = ("artefacts", "shards", "checkpoints", "downloads", "tracking", "store")  # how results are kept, not made
+KEEPING = (  # modules that decide how results are kept and not what they are
+    *("store.artefacts", "store.shards", "store.records", "store.code"),
+    *("checkpoints", "tracking", "releases.downloads"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def _file(module: str) -> Path | None:
 
 
 def _keeps(module: str) -> bool:
-    return module.split(".")[1:2] != [] and module.split(".")[1] in KEEPING
+    return module.partition(".")[2] in KEEPING
 
 
 def _plain(statement: ast.stmt) -> str:

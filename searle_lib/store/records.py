@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from searle_lib.artefacts import Artefact, Store, digest, write_json
+from searle_lib.store.artefacts import Artefact, Store, digest, write_json
 
 FOLDER, EARLIER = "records", "earlier"
 

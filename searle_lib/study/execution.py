@@ -20,11 +20,13 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from searle_lib import reports
-from searle_lib.reporting import stale_pages
+from searle_lib.reporting import pages, stale_pages
 from searle_lib.store.records import Study
 
-IMPORTED = ("searle_lib.evaluation", "searle_lib.figures")  # slow ones; no name of theirs is left in the notebook
+IMPORTED = (
+    "searle_lib.evaluation.scores",
+    "searle_lib.reporting.figures",
+)  # slow ones; no name of theirs is left in the notebook
 PATIENCE = 600  # seconds for the imports, on a slow disk
 
 
@@ -61,7 +63,7 @@ def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManage
 def render(study: Study, notebook: Path) -> None:
     """Render an executed notebook as its page, which names the record it was made from."""
     page = notebook.with_suffix(".html")
-    reports.page(notebook, page, stale_pages.head_of(study, page))
+    pages.page(notebook, page, stale_pages.head_of(study, page))
 
 
 def ahead(root: Path, count: int) -> Iterator[AsyncKernelManager]:

@@ -25,17 +25,17 @@ SPEED = (  # change how fast a notebook runs and what is kept on the way, and no
 )
 CHOICES = {  # where the list of allowed values stands, imported only when a value has to be checked
     "world": "study.workspace:WORLDS",
-    "preprocess": "images:PREPROCESSINGS",
-    "precision": "backbone:PRECISIONS",
-    "datasets": "benchmarks:PROTOCOLS",
-    "evaluate": "benchmarks:EVALUATE",
-    "fashioniq_gallery": "benchmarks:FASHIONIQ_GALLERIES",
-    "missing_images": "readable:POLICIES",
-    "images_to_invert": "benchmarks:IMAGE_LISTS",
-    "caption_split": "captions:SPLITS",
-    "fti_words": "fti_training:UNUSED",
-    "fti_without": "fti_training:WITHOUT",
-    "methods": "methods:METHODS",
+    "preprocess": "data.images:PREPROCESSINGS",
+    "precision": "backbone.model:PRECISIONS",
+    "datasets": "data.benchmarks:PROTOCOLS",
+    "evaluate": "data.benchmarks:EVALUATE",
+    "fashioniq_gallery": "data.benchmarks:FASHIONIQ_GALLERIES",
+    "missing_images": "data.readable:POLICIES",
+    "images_to_invert": "data.benchmarks:IMAGE_LISTS",
+    "caption_split": "fti4cir.captions:SPLITS",
+    "fti_words": "fti4cir.training:UNUSED",
+    "fti_without": "fti4cir.training:WITHOUT",
+    "methods": "evaluation.methods:METHODS",
 }
 MAY_BE_ZERO = ("seed", "phrase_no_repeat_ngram")  # of the whole numbers
 MAY_BE_EMPTY = ("images_to_invert",)  # of the lists

@@ -81,10 +81,10 @@ def run(
                 runner.run(path, own)
     index = study.reports / "index.html"
     if runner.ran or not index.is_file():
-        from searle_lib import reports  # brings nbconvert, which takes seconds to import
+        from searle_lib.reporting import pages  # brings nbconvert, which takes seconds to import
 
         stale_pages.mark_stale(study)
-        reports.index(study.reports, study.name, notebooks)
+        pages.index(study.reports, study.name, notebooks)
     return index
 
 
@@ -218,7 +218,7 @@ def main_table(study: Study) -> None:
     """Print the study's main results from its results.csv, once 07_results has made one."""
     import pandas as pd
 
-    from searle_lib.results import MAIN
+    from searle_lib.evaluation.intervals import MAIN
 
     if not (study.reports / "results.csv").is_file():
         return

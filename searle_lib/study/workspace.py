@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
-from searle_lib.artefacts import Store
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
+from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Record, Study
 from searle_lib.study import parameters
 

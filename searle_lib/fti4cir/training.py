@@ -1,0 +1,320 @@
+"""FTI4CIR's training: sentences with pseudo-words against pictures and captions (fti4cir.md, sections 3 and 4).
+
+CLIP is frozen, so everything about a caption or a picture that does not depend on the network is computed once. A
+step does no tokenizing and waits for nothing on the host.
+
+In float32 on a CPU all of it runs in float64 (`Backbone.exact`). An image keeps an attribute by a threshold, and the
+first one that two processors decide differently, after some twenty steps in float32, sets their trainings apart.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from searle_lib import checkpoints
+from searle_lib.backbone.embeddings import facts_of
+from searle_lib.backbone.model import Backbone, Tokens, tokenize
+from searle_lib.backbone.texts import encode_texts
+from searle_lib.checkpoints import Checkpoints
+from searle_lib.data import benchmarks, images
+from searle_lib.fti4cir import patches, prompts
+from searle_lib.fti4cir.captions import Captions
+from searle_lib.fti4cir.network import EPOCH, MOST, Fti4Cir, Trained, Words, bring, load, orthogonality_loss
+from searle_lib.searle.distillation import contrastive_loss
+from searle_lib.store import randomness
+from searle_lib.store.artefacts import Artefact, Store, write_json
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
+
+TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
+UNUSED = {
+    "both": (),
+    "subject": ("orthogonality", "attribute"),
+    "attributes": ("subject",),
+}  # terms without their words
+WITHOUT = ("", *TERMS)  # what an ablation may leave out of the loss
+STEPS = "steps.csv"
+CHOSEN_ON = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # checkpoints that are an epoch's best, by what metric
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines the network; the published values are the defaults."""
+
+    epochs: int = 60
+    learning_rate: float = 4e-5
+    drop_epoch: int = 10  # from which the rate is a tenth
+    weight_decay: float = 0.01
+    batch_size: int = 256
+    dropout: float = 0.5
+    temperature: float = 0.20
+    lambda_regularisation: float = 1.4
+    words: str = "both"  # an ablation: subject or attributes alone
+    without: str = ""  # an ablation: one of TERMS to leave out
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What the captions of N images come to: subject prefixes, tokens of "a photo of * with {attribute}", and the unit
+    features [N, d] of "a photo of {subject} with {attribute}"."""
+
+    subjects: prompts.Prefixes
+    attributes: Tokens
+    features: Tensor
+
+    def __getitem__(self, rows) -> "Sentences":
+        return Sentences(self.subjects[rows], self.attributes[rows], self.features[rows])
+
+
+def sentences_of(backbone: Backbone, captions: Captions) -> Sentences:
+    """The captions' sentences, tokenized, and the real ones encoded.
+
+    Raises ValueError for a subject that leaves no room for twelve attribute words.
+    """
+    pairs = list(zip(captions.subjects, captions.attributes, strict=True))
+    real = encode_texts(backbone, [f"a photo of {subject} with {attribute}" for subject, attribute in pairs])
+    return Sentences(
+        prompts.prefixes([f"a photo of {subject} with" for subject, _ in pairs]),
+        tokenize([f"a photo of * with {attribute}" for _, attribute in pairs]),
+        F.normalize(real, dim=-1),
+    )
+
+
+def losses(
+    backbone: Backbone, words: Words, images: Tensor, sentences: Sentences, temperature: float, parts: str = "both"
+) -> dict[str, Tensor]:
+    """Every loss term: contrastive and orthogonality, and three that compare sentences to the caption's.
+
+    With the subject or the attributes alone, "whole" is the sentence of those, as are the queries.
+
+    images [N, d] are unit embeddings. Source: fti4cir.md, section 3.
+    """
+    real = sentences.features.to(images.device)
+    whole = prompts.whole_sentence(backbone, words, parts)
+    subject = prompts.subject_with(backbone, sentences.attributes, words)
+    attribute = prompts.attributes_of(backbone, sentences.subjects, words)
+    return {
+        "contrastive": contrastive_loss(images, F.normalize(whole, dim=-1), temperature),
+        "orthogonality": orthogonality_loss(words.latent),
+        "subject": (1 - F.cosine_similarity(subject, real, dim=-1)).mean(),
+        "attribute": (1 - F.cosine_similarity(attribute, real, dim=-1)).mean(),
+        "whole": (1 - F.cosine_similarity(whole, real, dim=-1)).mean(),
+    }
+
+
+def total(terms: dict[str, Tensor], settings: Settings) -> Tensor:
+    """contrastive + orthogonality + lambda times the three caption terms, less what an ablation leaves out."""
+    weights = dict.fromkeys(TERMS, settings.lambda_regularisation) | {"contrastive": 1.0, "orthogonality": 1.0}
+    out = {settings.without, *UNUSED[settings.words]}
+    return sum(weights[name] * terms[name] for name in TERMS if name not in out)
+
+
+def train(
+    store: Store,
+    backbone: Backbone,
+    pictures: pd.DataFrame,
+    preprocess: str,
+    captions: Captions,
+    settings: Settings,
+    save_every: int = 1,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    image_batch_size: int = 256,
+    workers: int = 2,
+) -> Artefact:
+    """Return the training of the network on captioned images: weights of every kept epoch, and the log.
+
+    A cut-off one goes on from its last finished epoch. Raises ValueError for an unknown ablation and for fewer images
+    than a batch.
+
+    Args:
+        store: where the training is kept.
+        backbone: the frozen CLIP.
+        pictures: columns image and path, with the images of the captions among them.
+        preprocess: how pictures become pixels.
+        captions: the images' captions, cut in two.
+        settings: what determines the network.
+        save_every: epochs between checkpoints that are kept; changes no result.
+        on_epoch: is called with every new row of the log.
+        image_batch_size, workers: images encoded at once, threads that decode them.
+    """
+    if settings.words not in UNUSED:
+        raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
+    if settings.without not in WITHOUT:
+        raise ValueError(f"fti_without is {settings.without}; it must be empty or one of {', '.join(TERMS)}.")
+    if len(captions.ids) < settings.batch_size:
+        raise ValueError(
+            f"fti_batch_size is {settings.batch_size} but {len(captions.ids)} images have captions; lower it."
+        )
+    backbone = backbone.exact
+    table = pictures.set_index("image").loc[list(captions.ids)].reset_index()
+    facts = asdict(settings) | facts_of(backbone, table, preprocess)
+    facts |= {
+        "captions": captions.key,
+        "code": code_digest(_Training, patches.encode_patches, images.to_pixels, images.read),
+    }
+
+    def make(folder: Path) -> None:
+        seen = patches.encode(store, backbone, "captioned", table, preprocess, image_batch_size, workers)
+        training = _Training(folder, backbone, seen.embeddings, seen.tokens, captions, settings)
+        with tqdm(total=settings.epochs, initial=training.epoch, desc="FTI4CIR", mininterval=2) as bar:
+            while training.epoch < settings.epochs:
+                row = training.run_epoch()
+                training.save(save_every)
+                on_epoch(row)
+                bar.update()
+        checkpoints.finish(folder)
+
+    return store.keep("fti4cir-training", facts, make)
+
+
+def choose(
+    store: Store,
+    backbone: Backbone,
+    training: Artefact | None,
+    keep: Checkpoints,
+    curve: pd.DataFrame,
+    brought: str = "",
+) -> Trained:
+    """Return the network at one epoch of its training, kept apart as the one that the study uses, or a brought one.
+
+    Where the choice is a key of CHOSEN_ON, it is the epoch with the best value of its metric in `curve`, columns epoch
+    and metrics. Without a training the network is read from the file `brought`.
+    Raises ValueError for an epoch that was not kept and for a metric without values, and as `bring` does.
+    """
+    if training is None:
+        return bring(store, backbone, brought)
+    chosen = _best_epoch(keep, curve) if keep.chosen in CHOSEN_ON else keep.chosen
+    epoch = checkpoints.epoch_named("fti", chosen, training)
+    weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
+
+    def make(folder: Path) -> None:
+        checkpoints.save_weights(weights, folder / "fti.safetensors")
+        write_json(folder / EPOCH, {"epoch": epoch})
+
+    return store.keep("fti4cir", {"training": training.key, "epoch": epoch}, make).read(lambda f: load(f, backbone))
+
+
+def _best_epoch(keep: Checkpoints, curve: pd.DataFrame) -> str:
+    """Return the best of the epochs that save_every asks for, whatever else an earlier run has kept."""
+    metric = CHOSEN_ON[keep.chosen]
+    if metric not in curve:
+        raise ValueError(f"fti_checkpoint is {keep.chosen}, but no epoch was validated on it; add it to datasets.")
+    values = curve.set_index("epoch")[metric]
+    values = values.loc[keep.epochs(int(values.index.max()))]
+    if values.isna().any():
+        raise ValueError(
+            f"fti_checkpoint is {keep.chosen}, but the training has not kept epoch {values.index[values.isna()][0]}; "
+            "set fti_save_every as it was when it was trained."
+        )
+    return str(values.idxmax())
+
+
+def make_training(
+    study: Study,
+    backbone: Backbone,
+    captioned: pd.DataFrame,
+    captions: Captions,
+    settings: Settings,
+    keep: Checkpoints,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Artefact | None:
+    """Return the training on a study's captioned images; None without captions: the network is to be brought.
+
+    Raises as `train` does, and ValueError before the training for an epoch that it will not keep.
+    """
+    if not captions.ids:
+        return None
+    keep.require("fti", settings.epochs)
+    preprocess, *reading = images.reading(study)
+    return train(study, backbone, captioned, preprocess, captions, settings, keep.save_every, on_epoch, *reading)
+
+
+def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:
+    """Return the network's words of every split's references, by split; `parts` are those that queries use."""
+    words = {}
+    for split, loaded in benchmarks.by_split(benchmarks.read(study)).items():
+        table = benchmarks.reference_table(loaded)
+        known = (trained.model, trained.key, split, table, *images.reading(study), parts)
+        words[split] = patches.words_of(study, backbone, *known)
+    return words
+
+
+def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:
+    """Return how many images of each split keep how many attributes: a row a split."""
+    counts = {name: one.words.counts.bincount(minlength=MOST + 1)[1:].tolist() for name, one in words.items()}
+    return pd.DataFrame(counts, index=pd.RangeIndex(1, MOST + 1, name="attributes")).T
+
+
+class _Training:
+    """The state that a cut-off training goes on from."""
+
+    def __init__(self, folder: Path, backbone, embeddings, patches, captions: Captions, settings: Settings):
+        self.folder, self.backbone, self.settings = folder, backbone, settings
+        self.embeddings, self.patches = embeddings, patches
+        self.sentences = sentences_of(backbone, captions)
+        torch.manual_seed(settings.seed)
+        torch.set_default_dtype(backbone.model.dtype)  # the first weights too: processors draw float32 differently
+        try:
+            self.model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.epoch, self.log = checkpoints.resume(folder, self.model, self.optimizer)
+        self.steps = pd.DataFrame()
+        if self.epoch:
+            steps = pd.read_csv(folder / STEPS)
+            self.steps = steps[steps["epoch"] <= self.epoch]
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch; return the new row of the log."""
+        self.model.train()
+        rate = self.settings.learning_rate * (0.1 if self.epoch >= self.settings.drop_epoch else 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(int(randomness.keys(self.settings.seed, "fti-epoch", [self.epoch])[0] >> np.uint64(1)))
+        steps = torch.stack([self._step(rows) for rows in self._batches()]).cpu()  # [steps, terms + 1]
+        self.epoch += 1
+        table = pd.DataFrame(steps.double().numpy(), columns=[*TERMS, "attributes"]).assign(epoch=self.epoch)
+        self.steps = pd.concat([self.steps, table], ignore_index=True)
+        self.log.append({"epoch": self.epoch} | table[[*TERMS, "attributes"]].mean().to_dict())
+        return self.log[-1]
+
+    def save(self, save_every: int) -> None:
+        """Save what a cut-off training goes on from, and every so many epochs a checkpoint that is kept."""
+        checkpoints.write_log(self.steps, self.folder / STEPS)
+        if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
+            checkpoints.save_weights(self.model.state_dict(), checkpoints.file_of(self.folder, "fti", self.epoch))
+        checkpoints.save(self.folder, self.model, self.optimizer, self.epoch, self.log)
+
+    def _batches(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.embeddings))
+        whole = len(order) - len(order) % self.settings.batch_size  # the last partial batch is dropped
+        yield from order[:whole].split(self.settings.batch_size)
+
+    def _step(self, rows: Tensor) -> Tensor:
+        device, scale = self.backbone.device, self.backbone.loss_scale
+        embeddings = self.embeddings[rows].to(device)
+        with self.backbone.autocast():
+            words = self.model(embeddings, self.patches[rows].to(device))
+        images = F.normalize(embeddings, dim=-1)
+        terms = losses(
+            self.backbone, words, images, self.sentences[rows], self.settings.temperature, self.settings.words
+        )
+        (total(terms, self.settings) * scale).backward()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= scale
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack([*(terms[name].detach() for name in TERMS), words.counts.float().mean()])

@@ -1,0 +1,199 @@
+"""Concepts of an image: the vocabulary's names that CLIP finds nearest to it (SEARLE section 3.1; searle.md 1, 2).
+
+A name is represented by the mean of 24 templates' text features. Concepts guide textual inversion: the phrases
+about them keep a pseudo-word in the region of CLIP's text space where real words live.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searle_lib.backbone.embeddings import Embeddings
+from searle_lib.backbone.model import Backbone, tokenize
+from searle_lib.backbone.texts import encode_texts
+from searle_lib.ranking import top_k
+from searle_lib.releases import folders, searle_files
+from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
+from searle_lib.store.code import code_digest
+from searle_lib.store.records import Study
+
+NAMES = "names.json"
+TEMPLATES = (  # "An illustrations of" stands so in the authors' code
+    "This is a photo of a {}",
+    "This photo contains a {}",
+    "A photo of a {}",
+    "This is an illustration of a {}",
+    "This illustration contains a {}",
+    "An illustrations of a {}",
+    "This is a sketch of a {}",
+    "This sketch contains a {}",
+    "A sketch of a {}",
+    "This is a diagram of a {}",
+    "This diagram contains a {}",
+    "A diagram of a {}",
+    "A {}",
+    "We see a {}",
+    "{}",
+    "We see a {} in this photo",
+    "We see a {} in this image",
+    "We see a {} in this illustration",
+    "We see a {} photo",
+    "We see a {} image",
+    "We see a {} illustration",
+    "{} photo",
+    "{} image",
+    "{} illustration",
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Display names, stripped, in file order."""
+
+    names: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """The nearest vocabulary rows of each image, best first: rows [N, k] int64."""
+
+    ids: tuple[str, ...]
+    rows: Tensor
+    names: tuple[str, ...]
+    key: str
+
+    def table(self, count: int = 5) -> pd.DataFrame:
+        """The first names of each image, one row an image."""
+        named = [[self.names[row] for row in rows[:count]] for rows in self.rows.tolist()]
+        return pd.DataFrame(named, index=pd.Index(self.ids, name="image"), columns=range(1, len(named[0]) + 1))
+
+
+def read_vocabulary(path: Path | str) -> Vocabulary:
+    """The names of an Open Images class description file (`LabelName,DisplayName`).
+
+    Raises FileNotFoundError, or ValueError when the column is missing or a name is empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"vocabulary {path} does not exist; download oidv7-class-descriptions.csv there, or correct vocabulary."
+        )
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "DisplayName" not in table:
+        raise ValueError(f"{path} has no column DisplayName but {', '.join(table.columns)}; is it the right file?")
+    names = table["DisplayName"].str.strip()
+    if (names == "").any():
+        raise ValueError(f"{path} has an empty DisplayName in row {int((names == '').argmax()) + 2}; remove that row.")
+    return Vocabulary(tuple(names), digest(list(names)))
+
+
+@torch.no_grad()
+def concept_embeddings(backbone: Backbone, names: tuple[str, ...], batch_size: int = 512) -> Tensor:
+    """Unit-norm text features [V, d] float32 of names by the 24-template ensemble. Source: searle.md section 2."""
+    texts = [template.format(f" {name} ") for name in names for template in TEMPLATES]
+    before = tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
+    features = encode_texts(backbone, texts, batch_size, places=before.repeat(len(names)))
+    features = F.normalize(features, dim=-1)
+    return F.normalize(features.view(len(names), len(TEMPLATES), -1).mean(1), dim=-1)  # [V, 24, d] -> [V, d]
+
+
+def associate(
+    store: Store,
+    backbone: Backbone,
+    images: Embeddings,
+    vocabulary: Vocabulary,
+    depth: int,
+    concepts_root: str = "",
+    batch_size: int = 512,
+) -> Concepts:
+    """Return the `depth` nearest concepts of every image, kept in the store.
+
+    `concepts_root` is a folder of the authors' concept files (similar_concepts); image lists that it has are taken
+    from there instead of being computed.
+    """
+    file = folders.find_concepts(concepts_root, images.name, backbone.name)
+    facts = {"images": images.key, "depth": depth}
+    if file:
+        facts |= {
+            "sha256": file_sha256(file),
+            "ids": digest(list(images.ids)),
+            "code": code_digest(searle_files.read_concepts),
+        }
+    else:
+        facts |= {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
+        facts["code"] = code_digest(concept_embeddings, top_k)
+
+    def embed(folder: Path) -> None:
+        features = concept_embeddings(backbone, vocabulary.names, batch_size)
+        save_file({"embeddings": features}, folder / "text.safetensors")
+
+    def rank(folder: Path) -> None:
+        if file:
+            names, rows = searle_files.read_concepts(file, images.ids)
+        else:
+            of_vocabulary = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
+            text = store.keep("vocabulary-features", of_vocabulary, embed)
+            features = text.read(lambda place: load_file(place / "text.safetensors")["embeddings"])
+            names, rows = vocabulary.names, top_k(F.normalize(images.vectors, dim=-1), features, depth)
+        save_file({"rows": rows[:, :depth].contiguous()}, folder / "concepts.safetensors")
+        write_json(folder / NAMES, {"ids": images.ids, "names": names})
+
+    return store.keep(f"concepts/{images.name}", facts, rank).read(load)
+
+
+def associate_all(
+    study: Study,
+    backbone: Backbone,
+    lists: Mapping[str, Embeddings],
+    depth: int,
+    concepts_root: str = "",
+    batch_size: int = 512,
+) -> dict[str, Concepts]:
+    """Return the concepts of several lists of images by name, from the vocabulary that 01_phrases kept."""
+    vocabulary = read_names(study) if lists else None
+    root = study.path(concepts_root)
+    return {
+        name: associate(study, backbone, images, vocabulary, depth, root, batch_size) for name, images in lists.items()
+    }
+
+
+def captions(concepts: Concepts | None, count: int, images: int) -> list[str]:
+    """Return the first names of the first images of a list, a line an image; empty lines where it has no concepts."""
+    return [""] * images if concepts is None else [", ".join(row) for row in concepts.table(count)[:images].to_numpy()]
+
+
+def keep_vocabulary(study: Study, path: str) -> Vocabulary:
+    """Read a vocabulary and keep its names for the notebooks that `read_names`. Raises as `read_vocabulary` does."""
+    vocabulary = read_vocabulary(path)
+    study.keep("vocabulary", {"names": vocabulary.key}, lambda place: write_json(place / NAMES, vocabulary.names))
+    return vocabulary
+
+
+def read_names(study: Study) -> Vocabulary:
+    """Return the vocabulary that 01_phrases kept."""
+
+    def load_names(folder: Path) -> Vocabulary:
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return Vocabulary(tuple(names), digest(names))
+
+    return study.artefact("01_phrases", "vocabulary").read(load_names)
+
+
+def read(study: Study, images: str) -> Concepts:
+    """Return the concepts of a list of images that 02_concepts kept."""
+    return study.artefact("02_concepts", f"concepts/{images}").read(load)
+
+
+def load(folder: Path) -> Concepts:
+    """Read concepts from an artefact's folder."""
+    facts = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    rows = load_file(folder / "concepts.safetensors")["rows"]
+    return Concepts(tuple(facts["ids"]), rows, tuple(facts["names"]), folder.name.rpartition("-")[2])
