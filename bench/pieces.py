@@ -112,13 +112,14 @@ def phi_epoch(number: int, batch: int, device: str = "cpu") -> Piece:
     settings = distillation.Settings(epochs=1, batch_size=batch, dropout=0.0, top_k=15)
     keys = randomness.keys(settings.seed, "phi", seen.ids)
     ready = bank("float32", device)
+    known = distillation.TrainingSet(seen, replace(seen, vectors=tokens), near, written())
     pairs = _pairs(ready.choices(near, range(number), settings.top_k).of_one(*randomness.uniform(keys, 0, 2).T))
 
     def ours() -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
-            made = backbone("float32", device), seen, replace(seen, vectors=tokens), near, ready, settings
-            row = distillation.Training(Path(folder), *made).run_epoch()
-        return [float(row["distil"] + settings.lambda_gpt * row["gpt"])]
+            clip, rows = backbone("float32", device), []
+            distillation.PhiTraining(Path(folder), clip, known, ready, settings).run(1, rows.append)
+        return [float(rows[0]["distil"] + settings.lambda_gpt * rows[0]["gpt"])]
 
     def as_published() -> list[float]:
         torch.manual_seed(settings.seed)
@@ -197,7 +198,7 @@ def association(names: int, device: str = "cpu") -> Piece:
 
     def ours() -> list[list[str]]:
         features = concepts.concept_embeddings(backbone("float32", device), tuple(words))
-        best = ranking.top_k(F.normalize(vectors, dim=-1), features, 15)
+        best = ranking.search(F.normalize(vectors, dim=-1), features, k=15).top
         return [[words[row] for row in rows] for rows in best.tolist()]
 
     return Piece(
@@ -221,7 +222,7 @@ def embedding(number: int, device: str = "cpu") -> Piece:
         ).cpu()
 
     def ours() -> Tensor:
-        parts = images.batches(paths, 224, "targetpad", 32, torch.get_num_threads())
+        parts = images.Reader(32, torch.get_num_threads()).batches(paths, 224, "targetpad")
         return torch.cat([encode_images(backbone("float32", device), pixels).cpu() for pixels in parts])
 
     return Piece(

@@ -58,7 +58,7 @@ def circo(queries: int = 800, gallery: int = 123_403) -> Piece:
     return Piece(
         "CIRCO test, ranked",
         f"{queries:,} queries over {gallery:,} images, top 50",
-        lambda: ranking.top_k(units, vectors, 50),
+        lambda: ranking.search(units, vectors, k=50).top,
         lambda: plain.best_names(units, vectors, names, 50),
         lambda a, b: np.mean(names[a.numpy()] == np.array(b)) > 0.999,
         2.0 * queries * gallery * WIDTH,

@@ -34,9 +34,9 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
     return loaded, network_of(loaded, weights)
 
 
-def embed(clip: Backbone, picture: Path | str, preprocess: str = "targetpad") -> Tensor:
+def embed(clip: Backbone, picture: Path | str) -> Tensor:
     """Return a picture's embedding [1, d], not normalised. Raises FileNotFoundError or ValueError that names it."""
-    pixels = images.to_pixels(images.read(Path(picture)), clip.resolution, preprocess)
+    pixels = images.to_pixels(images.read(Path(picture)), clip.resolution, clip.preprocess)
     return encode_images(clip, pixels.unsqueeze(0))
 
 

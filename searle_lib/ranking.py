@@ -15,58 +15,58 @@ BLOCK = 64  # columns of a wide score matrix of which the maximum is taken first
 
 
 @dataclass(frozen=True)
-class Found:
-    """For Q queries and some gallery rows of each: ranks [Q, C] of those asked for, order [Q, M] of others among
-    themselves; -1 where there is no row, or an excluded one."""
+class Search:
+    """The answers to Q queries over a gallery.
 
+    Args:
+        top: [Q, k] int64, the gallery rows with the highest scores, best first.
+        ranks: [Q, C] int64, the rank of each candidate in the whole gallery, 0 is best.
+        order: [Q, M] int64, the rank of each group member among the members.
+
+    Ranks are -1 for padding and for an excluded image.
+    """
+
+    top: Tensor
     ranks: Tensor
     order: Tensor
 
 
-def find(
+def search(
     queries: Tensor,
     gallery: Tensor,
-    candidates: Tensor,
-    members: Tensor,
+    *,
+    k: int = 0,
+    candidates: Tensor | None = None,
+    members: Tensor | None = None,
     excluded: Tensor | None = None,
     chunk: int | None = None,
-) -> Found:
-    """The ranks of candidates [Q, C] in the gallery, as `ranks` gives them, and of members [Q, M] among themselves.
+) -> Search:
+    """Rank a gallery for each query by cosine similarity; every score is computed once.
 
-    Both are gallery rows, -1 standing for none, and every score is computed once.
+    Args:
+        queries: [Q, d], unit norm.
+        gallery: [N, d], unit norm.
+        k: how many of the best rows to return; cut to the number of images that can be ranked.
+        candidates: [Q, C] int64, gallery rows whose ranks are asked for, -1 for padding.
+        members: [Q, M] int64, gallery rows to rank among themselves, -1 for padding.
+        excluded: [Q] int64, one gallery row per query that takes no rank.
+        chunk: queries scored at once; bounds memory, does not change the result.
+
+    Raises:
+        ValueError: if a candidate or member is not a row of the gallery.
     """
+    none = torch.empty(len(queries), 0, dtype=torch.int64)
+    candidates, members = (none if rows is None else rows for rows in (candidates, members))
     _check_rows(gallery, candidates, members)
-    found = Found(torch.full_like(candidates, -1), torch.full_like(members, -1))
-    for rows, scores in _scores(queries, gallery, excluded, chunk):
-        found.ranks[rows] = _ranks(scores, candidates[rows].to(scores.device)).cpu()
-        found.order[rows] = _order(scores, members[rows].to(scores.device)).cpu()
-    return found
-
-
-def top_k(queries: Tensor, gallery: Tensor, k: int, excluded: Tensor | None = None, chunk: int | None = None) -> Tensor:
-    """Gallery rows [Q, k] int64 of the k highest cosines, best first.
-
-    queries [Q, d] and gallery [N, d] are unit norm. `excluded` [Q] is one gallery row a query that may not be
-    returned. A k beyond what there is to rank is cut to it.
-    """
     k = min(k, len(gallery) - (excluded is not None))
-    if len(queries) == 0:
-        return torch.empty(0, k, dtype=torch.int64)
-    return torch.cat([_best(scores, k) for _, scores in _scores(queries, gallery, excluded, chunk)])
-
-
-def ranks(
-    queries: Tensor, gallery: Tensor, candidates: Tensor, excluded: Tensor | None = None, chunk: int | None = None
-) -> Tensor:
-    """Rank [Q, C] int64 of each query's candidates in the gallery by cosine, 0 the best.
-
-    queries [Q, d] and gallery [N, d] are unit norm; candidates [Q, C] are gallery rows, -1 where a query has
-    fewer than C, and stay -1. `excluded` [Q] is one gallery row a query that takes no rank: where it is itself a
-    candidate it gets -1. Found by counting the scores above, so nothing is sorted.
-    Raises ValueError when a candidate is not a gallery row. Source: searle.md, section 5.
-    """
-    none = torch.empty(len(candidates), 0, dtype=torch.int64)
-    return find(queries, gallery, candidates, none, excluded, chunk).ranks
+    top = torch.empty(len(queries), k, dtype=torch.int64)
+    ranks, order = torch.full_like(candidates, -1), torch.full_like(members, -1)
+    for rows, scores in _scores(queries, gallery, excluded, chunk):
+        ranks[rows] = _ranks(scores, candidates[rows].to(scores.device)).cpu()
+        order[rows] = _order(scores, members[rows].to(scores.device)).cpu()
+        if k:
+            top[rows] = _best(scores, k)
+    return Search(top, ranks, order)
 
 
 def _order(scores: Tensor, members: Tensor) -> Tensor:

@@ -436,8 +436,8 @@ def study_with_concepts(folder, world, tiny):
     splits, ids = benchmarks.load_all(["cirr", "circo"], world, ["validation"]), {}
     benchmarks.keep(second, [benchmark for loaded in splits.values() for benchmark in loaded], world)
     for name, loaded in splits.items():
-        galleries = embeddings.encode_galleries(second, tiny, loaded, "targetpad")
-        images = embeddings.keep_references(second, tiny, loaded, galleries, "targetpad")
+        galleries = embeddings.encode_galleries(second, tiny, loaded)
+        images = embeddings.keep_references(second, tiny, loaded, galleries)
         concepts.associate(second, tiny, images, names, 4)
         ids[f"{name}/references"] = images.ids
     leave_record(second, data_root=str(world))

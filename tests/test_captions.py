@@ -6,6 +6,7 @@ import torch
 from conftest import leave_record, study_of
 from PIL import Image
 
+from searle_lib.data.images import Reader
 from searle_lib.fti4cir import captions
 from searle_lib.fti4cir.captions import Captions, split
 
@@ -135,8 +136,8 @@ def test_blip_describes_pictures_through_transformers(blip, tmp_path):
         paths.append(tmp_path / f"{i}.png")
         Image.effect_noise((80, 50), 60 + 40 * i).convert("RGB").save(paths[-1])
     model, processor = captions.load_blip(str(blip))
-    together = captions.describe(model, processor, paths, batch_size=3)
-    apart = [captions.describe(model, processor, [path], batch_size=1)[0] for path in paths]
+    together = captions.describe(model, processor, paths, Reader(3))
+    apart = [captions.describe(model, processor, [path], Reader(1))[0] for path in paths]
     assert together == apart
     assert all(text and not text.startswith("a picture of") for text in together)
 
@@ -159,7 +160,7 @@ def test_a_caption_file_is_made_once_and_goes_on_where_it_stopped(blip, tmp_path
 
     monkeypatch.setattr(captions, "describe", watched)
     everything_is_a_noun = lambda text: [(word, "NOUN") for word in text.split()]  # noqa: E731
-    arguments = (tmp_path / "pairs.json", table, str(blip), "reference", "cpu", 2, 1, everything_is_a_noun)
+    arguments = (tmp_path / "pairs.json", table, str(blip), "reference", "cpu", Reader(2, 1), everything_is_a_noun)
     with pytest.raises(KeyboardInterrupt):
         captions.make(*arguments)
     described.clear()

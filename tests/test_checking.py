@@ -10,6 +10,7 @@ import torch
 from searle_lib.backbone import embeddings
 from searle_lib.check import estimates, findings, report
 from searle_lib.data import benchmarks
+from searle_lib.data.images import Reader
 from searle_lib.fti4cir import patches
 from searle_lib.releases import searle_files
 from searle_lib.searle import phi, phrase_bank, phrases
@@ -134,10 +135,10 @@ def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
     written = phrases.generate(study.store, read_vocabulary(values["vocabulary"]), values["language_model"], settings)
     phrase_bank.prepare(study.store, tiny, written)
     loaded = [benchmark for split in benchmarks.load_all(values["datasets"], world).values() for benchmark in split]
-    galleries = embeddings.encode_galleries(study.store, tiny, loaded, "targetpad")
-    embeddings.keep_all_references(study.store, tiny, loaded, galleries, "targetpad")
+    galleries = embeddings.encode_galleries(study.store, tiny, loaded)
+    embeddings.keep_all_references(study.store, tiny, loaded, galleries)
     table = findings.annotations.imagenet(world)
-    patches.encode(study.store, tiny, "captioned", table, "targetpad", 8, 2)
+    patches.encode(study.store, tiny, "captioned", table, Reader(8, 2))
 
     def taken(name):
         return sum(p.stat().st_size for p in study.store.root.glob(f"{name}*/**/*.safetensors"))

@@ -20,8 +20,8 @@ STAGES = {
     "embeddings": "backbone.model:encode_images",
     "pixels": "data.images:to_pixels",
     "OTI": "searle.oti:optimise",
-    "φ": "searle.distillation:Training",
-    "network": "fti4cir.training:_Training",
+    "φ": "searle.distillation:PhiTraining",
+    "network": "fti4cir.training:Fti4CirTraining",
     "Image-only": "evaluation.composers:ImageOnly",
     "Text-only": "evaluation.composers:TextOnly",
     "Image+Text": "evaluation.composers:ImageAndText",
@@ -115,10 +115,10 @@ folder, world, stages, edits = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.l
 sys.path.insert(0, str(folder))
 import pandas as pd
 import torch
-from searle_lib.data import annotations, benchmarks, readable
+from searle_lib.data import annotations, benchmarks, images, readable
 from searle_lib.store import artefacts
 from searle_lib.backbone.model import load_clip
-from searle_lib.fti4cir import captions, training as fti_training, patches
+from searle_lib.fti4cir import captions, network, training as fti_training, patches
 from searle_lib.evaluation import composers, rankings, scores, validation
 from searle_lib.searle import concepts, distillation, oti, phrase_bank, phrases
 from searle_lib.backbone import embeddings
@@ -150,19 +150,20 @@ training = artefacts.Artefact(folder, "training")
 pd.DataFrame({"epoch": [1]}).to_csv(folder / "log.csv")
 few = distillation.Settings(batch_size=1), fti_training.Settings(batch_size=1)
 store, model = Keys(), str(world / "models" / "tiny-gpt-neo")
-reading = ("targetpad", 8, 1)
+reader = images.Reader(8, 1)
+trained = network.Trained(None, "network", 0)
 calls = [
     lambda: phrases.generate(store, names, model, phrases.Settings()),
     lambda: concepts.associate(store, clip, vectors, names, 1),
-    lambda: embeddings.encode(store, clip, "list", pictures, *reading),
-    lambda: embeddings.keep_references(store, clip, loaded, {}, "targetpad"),
+    lambda: embeddings.encode(store, clip, "list", pictures, reader),
+    lambda: embeddings.keep_references(store, clip, loaded, {}),
     lambda: readable.verdicts(store, "list", pictures),
-    lambda: patches.encode(store, clip, "list", pictures, *reading),
-    lambda: patches.words_of(store, clip, None, "network", "list", pictures, *reading),
+    lambda: patches.encode(store, clip, "list", pictures, reader),
+    lambda: patches.words_of(store, clip, trained, "list", pictures, reader),
     lambda: phrase_bank.prepare(store, clip, written),
     lambda: oti.invert(store, clip, vectors, near, written, oti.Settings()),
-    lambda: distillation.train(store, clip, vectors, vectors, near, written, few[0]),
-    lambda: fti_training.train(store, clip, pictures, "targetpad", known, few[1]),
+    lambda: distillation.train(store, clip, distillation.TrainingSet(vectors, vectors, near, written), few[0]),
+    lambda: fti_training.train(store, clip, fti_training.TrainingSet(pictures, known), few[1]),
     lambda: rankings.rank(store, loaded[0], vectors, "Image+Text", composer),
     lambda: scores.keep_scores(store, []),
     lambda: validation._log(store, training, "phi", [], {}, None),

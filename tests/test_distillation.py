@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from test_inversion import problem
 from torch.testing import assert_close
 
-from searle_lib import checkpoints
 from searle_lib.backbone.model import load_clip
-from searle_lib.checkpoints import Checkpoints
 from searle_lib.releases import searle_files
 from searle_lib.searle import distillation, phi
-from searle_lib.searle.distillation import Settings
+from searle_lib.searle.distillation import Settings, TrainingSet
 from searle_lib.searle.phi import Phi
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Damaged, Store
+from searle_lib.store.checkpoints import Checkpoints
 
 FAST = Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
 
@@ -29,8 +29,8 @@ def trained(clip, folder, settings=FAST, images=5, save_every=2, **options):
     embeddings, concepts, written = problem(clip, images)
     random = torch.Generator().manual_seed(9)
     tokens = dataclasses.replace(embeddings, vectors=torch.randn(images, clip.width, generator=random), key="tokens")
-    made_from = (embeddings, tokens, concepts, written)
-    return distillation.train(Store(folder), clip, *made_from, settings, save_every, **options)
+    known = TrainingSet(embeddings, tokens, concepts, written)
+    return distillation.train(Store(folder), clip, known, settings, save_every, **options)
 
 
 def log_of(training):
@@ -195,11 +195,11 @@ def test_a_study_may_bring_its_phi_and_a_later_notebook_reads_it(tiny, tmp_path)
         assert torch.equal(found.phi.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("part", ["images", "tokens", "concepts", "phrases"])
+@pytest.mark.parametrize("part", ["images", "words", "concepts", "phrases"])
 def test_a_training_on_anything_else_is_another(tiny, tmp_path, part):
     embeddings, concepts, written = problem(tiny)
-    parts = {"images": embeddings, "tokens": embeddings, "concepts": concepts, "phrases": written}
-    changed = parts | {part: dataclasses.replace(parts[part], key="other")}
+    known = TrainingSet(embeddings, embeddings, concepts, written)
+    changed = dataclasses.replace(known, **{part: dataclasses.replace(getattr(known, part), key="other")})
     fast = dataclasses.replace(FAST, epochs=1)
-    keys = {distillation.train(Store(tmp_path), tiny, *of.values(), fast).key for of in (parts, changed)}
+    keys = {distillation.train(Store(tmp_path), tiny, of, fast).key for of in (known, changed)}
     assert len(keys) == 2

@@ -14,22 +14,23 @@ from conftest import forbidden, leave_record, study_of
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from searle_lib import checkpoints
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings, images_fingerprint
 from searle_lib.backbone.model import keep_clip
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import annotations, benchmarks
+from searle_lib.data.images import Reader
 from searle_lib.evaluation import composers, rankings, scores, validation
 from searle_lib.evaluation.composers import Sources
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.fti4cir import network, patches
-from searle_lib.fti4cir.network import Fti4Cir, Words
+from searle_lib.fti4cir.network import Fti4Cir, Trained, Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.releases import searle_files
 from searle_lib.searle import oti, phi
 from searle_lib.searle.phi import Distilled, Phi
 from searle_lib.servers import submissions
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Damaged, Store
 from searle_lib.store.records import Missing
 
@@ -63,12 +64,12 @@ def study(world, tiny, tmp_path_factory):
     """The world's benchmarks, their galleries, and composers with random tokens and an untrained φ."""
     store = Store(tmp_path_factory.mktemp("artefacts"))
     splits = benchmarks.load_all(["fashioniq", "cirr", "circo"], world)
-    galleries = embeddings.encode_galleries(store, tiny, every(splits), "targetpad")
+    galleries = embeddings.encode_galleries(store, tiny, every(splits))
     torch.manual_seed(0)
     distilled = Distilled(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
     made = {}
     for name, loaded in splits.items():
-        images = embeddings.keep_references(store, tiny, loaded, galleries, "targetpad")
+        images = embeddings.keep_references(store, tiny, loaded, galleries)
         tokens = Embeddings(name, images.ids, torch.randn(len(images.ids), tiny.width), "random")
         made[name] = Sources(tiny, images, tokens, distilled, random_image_words(images.ids, tiny.width))
     return store, splits, galleries, made
@@ -144,7 +145,7 @@ def test_scores_equal_a_walk_down_sorted_names(study):
                 list(benchmark.queries["reference"]), list(benchmark.queries["sentences"])
             )
             expected = naive_scores(benchmark, study[2][benchmark.images], queries)
-            table = scores.scores(benchmark, ranked[method], method)
+            table = scores.score_queries(benchmark, ranked[method], method)
             plain = table[table["category"].isin([benchmark.category, "subset"])]
             got = {(row.query, row.metric): row.value for row in plain.itertuples()}
             assert got == pytest.approx(expected, abs=1e-9)
@@ -154,7 +155,7 @@ def test_scores_equal_a_walk_down_sorted_names(study):
 def test_circo_scores_again_under_each_aspect_of_a_query(study):
     for benchmark, ranked, _ in everything(study):
         if benchmark.name == "circo/val":
-            table = scores.scores(benchmark, ranked["SEARLE"], "SEARLE")
+            table = scores.score_queries(benchmark, ranked["SEARLE"], "SEARLE")
             query = benchmark.queries.iloc[0]
             of_query = table[(table["query"] == query["query"]) & (table["metric"] == "mAP@10")]
             assert set(of_query["category"]) == {"all", *query["aspects"]}
@@ -254,25 +255,26 @@ def test_an_image_that_was_never_encoded_is_named(study):
 
 def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch):
     table = annotations.imagenet(world)
-    first = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=5)
+    first = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, Reader(5))
     monkeypatch.setattr(embeddings, "encode_images", forbidden(embeddings.encode_images))
-    again = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, "targetpad", batch_size=7)
+    again = embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table, Reader(7))
     assert torch.equal(first.vectors, again.vectors) and first.key == again.key
 
 
 @pytest.mark.parametrize("change", ["preprocess", "precision", "pictures", "order"])
 def test_other_pictures_or_another_reading_make_other_embeddings(world, tiny, tmp_path, change):
     table, store = annotations.imagenet(world).head(3), Store(tmp_path)
-    before = embeddings.encode(store, tiny, "imagenet/test", table, "targetpad")
-    clip = dataclasses.replace(tiny, precision="bfloat16") if change == "precision" else tiny
+    before = embeddings.encode(store, tiny, "imagenet/test", table)
+    value = {"precision": "bfloat16", "preprocess": "clip"}.get(change)
+    clip = dataclasses.replace(tiny, **{change: value}) if value else tiny
     chosen = {"pictures": table.head(2), "order": table[::-1]}.get(change, table)
-    after = embeddings.encode(store, clip, "imagenet/test", chosen, "clip" if change == "preprocess" else "targetpad")
+    after = embeddings.encode(store, clip, "imagenet/test", chosen)
     assert before.key != after.key
 
 
 def test_a_later_notebook_reads_the_embeddings_that_02_kept(world, tiny, tmp_path):
     second = study_of(tmp_path, "02_concepts")
-    made = embeddings.encode(second, tiny, "imagenet/test", annotations.imagenet(world).head(3), "targetpad")
+    made = embeddings.encode(second, tiny, "imagenet/test", annotations.imagenet(world).head(3))
     leave_record(second)
     found = embeddings.read(study_of(tmp_path, "03_oti"), "imagenet/test")
     assert torch.equal(found.vectors, made.vectors)
@@ -280,7 +282,7 @@ def test_a_later_notebook_reads_the_embeddings_that_02_kept(world, tiny, tmp_pat
 
 
 def test_damaged_embeddings_are_named_by_their_folder(world, tiny, tmp_path):
-    arguments = (tiny, "imagenet/test", annotations.imagenet(world).head(3), "targetpad")
+    arguments = (tiny, "imagenet/test", annotations.imagenet(world).head(3))
     embeddings.encode(Store(tmp_path, "02_concepts"), *arguments)
     (file,) = tmp_path.rglob("embeddings.safetensors")
     file.write_bytes(file.read_bytes()[:90])
@@ -294,7 +296,7 @@ def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing
     broken.write_bytes(Path(table["path"][2]).read_bytes()[:700])
     table.loc[2, "path"] = str(broken)
     with pytest.raises(ValueError, match=r"broken.JPEG cannot be decoded \(700 bytes"):
-        embeddings.encode(Store(tmp_path / "store"), tiny, "imagenet/test", table, "targetpad")
+        embeddings.encode(Store(tmp_path / "store"), tiny, "imagenet/test", table)
     assert not list((tmp_path / "store" / "embeddings").rglob("test-*"))
 
 
@@ -349,7 +351,7 @@ def finished(world, tiny, tmp_path_factory):
         searle_files.write_tokens(folder / "tokens" / name, images.ids, words, words, {})
         oti.bring(third, tiny, images, folder / "tokens" / name)
         table = benchmarks.reference_table(loaded)
-        patches.words_of(fifth, tiny, untrained, "random", name, table, "targetpad", 8, 1)
+        patches.words_of(fifth, tiny, Trained(untrained, "random", 0), name, table, Reader(8, 1))
     for later in (fourth, fifth):
         later.read("02_concepts")
     for later in (third, fourth, fifth):
@@ -369,9 +371,10 @@ def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
     )
     keep_clip(concepts, tiny)
     benchmarks.keep(concepts, every(splits), world)
-    galleries = embeddings.encode_galleries(concepts, tiny, every(splits), preprocess)
+    tiny = dataclasses.replace(tiny, preprocess=preprocess)
+    galleries = embeddings.encode_galleries(concepts, tiny, every(splits))
     for loaded in splits.values():
-        embeddings.keep_references(concepts, tiny, loaded, galleries, preprocess)
+        embeddings.keep_references(concepts, tiny, loaded, galleries)
     leave_record(concepts, data_root=str(world), image_batch_size=8, workers=1)
     return concepts
 
@@ -557,7 +560,7 @@ def test_the_log_of_fti4cir_has_the_metrics_of_cirr_and_circo_at_the_kept_epochs
     log = validation.fti_log(of_05, tiny, of_05.keep("fti4cir-training", {}, make), "both")
     assert log["CIRR R@50"].tolist()[1] == 100 and log["CIRR R@5"].isna().tolist() == [True, False]
     (circo,), gallery = benchmarks.load("circo", world, "val"), embeddings.read(of_05, "circo/unlabeled")
-    words = patches.words_by(tiny, model, benchmarks.reference_table([circo]), "targetpad", 8, 1)
+    words = patches.words_by(tiny, model, benchmarks.reference_table([circo]), Reader(8, 1))
     composer = composers.Fti4CirQueries(Sources(tiny, gallery, image_words=words))
     queries = composer.compose(list(circo.queries["reference"]), list(circo.queries["sentences"]))
     found = pd.Series(naive_scores(circo, gallery, queries)).groupby(level=1).mean() * 100

@@ -44,7 +44,7 @@ def made(tiny, tmp_path_factory):
         near = dataclasses.replace(concepts, ids=ids)
         words[name] = oti.invert(third, tiny, images[name], near, phrases, FAST).tokens
     known = images["imagenet/test"], words["imagenet/test"], dataclasses.replace(concepts, ids=IMAGENET), phrases
-    training = distillation.train(store, tiny, *known, PHI_FAST, save_every=2)
+    training = distillation.train(store, tiny, distillation.TrainingSet(*known), PHI_FAST, save_every=2)
     file = searle_files.write_phi(root / "phi_20.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
     by_checkpoint = {}
     for checkpoint in ("2", "last", "brought"):

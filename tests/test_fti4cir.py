@@ -10,17 +10,18 @@ from conftest import leave_record, study_of
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from searle_lib import checkpoints
 from searle_lib.backbone.model import encode_images, encode_patches
-from searle_lib.checkpoints import Checkpoints
 from searle_lib.data import annotations
+from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.evaluation import composers
 from searle_lib.fti4cir import captions, network, patches, prompts
 from searle_lib.fti4cir import training as fti_training
 from searle_lib.fti4cir.captions import Captions
-from searle_lib.fti4cir.network import MOST, Fti4Cir, Words
-from searle_lib.fti4cir.training import Settings
+from searle_lib.fti4cir.network import MOST, Fti4Cir, Trained, Words
+from searle_lib.fti4cir.training import Settings, TrainingSet
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Store
+from searle_lib.store.checkpoints import Checkpoints
 
 FAST = Settings(epochs=3, batch_size=4, learning_rate=1e-3, drop_epoch=2)
 
@@ -156,8 +157,8 @@ def trained(tiny, captioned):
     """Trains on them in a store below a folder."""
     table, known = captioned
 
-    def train(folder, settings=FAST, **options):
-        return fti_training.train(Store(folder), tiny, table, "targetpad", known, settings, **options)
+    def train(folder, settings=FAST, reader=DEFAULT_READER, **options):
+        return fti_training.train(Store(folder), tiny, TrainingSet(table, known, reader), settings, **options)
 
     return train
 
@@ -248,7 +249,7 @@ def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(trained, tin
 
 
 def test_how_often_weights_are_kept_and_how_pictures_are_read_make_no_other_training(trained, tmp_path):
-    keys = {trained(tmp_path).key, trained(tmp_path, save_every=2, image_batch_size=3, workers=1).key}
+    keys = {trained(tmp_path).key, trained(tmp_path, save_every=2, reader=Reader(3, 1)).key}
     assert len(keys) == 1
     assert len(list(tmp_path.glob("fti4cir-training-*"))) == 1
 
@@ -306,9 +307,9 @@ def random_network(tiny):
 
 
 def words_of(tiny, captioned, folder, network="network", preprocess="targetpad", batch_size=4, parts="both", rows=10):
-    model = random_network(tiny)
-    table = captioned[0].head(rows)
-    return patches.words_of(Store(folder), tiny, model, network, "cirr/val", table, preprocess, batch_size, 1, parts)
+    trained = Trained(random_network(tiny), network, 0)
+    clip, table = dataclasses.replace(tiny, preprocess=preprocess), captioned[0].head(rows)
+    return patches.words_of(Store(folder), clip, trained, "cirr/val", table, Reader(batch_size, 1), parts)
 
 
 @pytest.mark.parametrize("change", [{"network": "other"}, {"preprocess": "clip"}, {"rows": 9}])
@@ -328,7 +329,7 @@ def test_kept_words_are_those_of_each_image_and_of_the_network(tiny, captioned, 
     model = random_network(tiny)
     made = words_of(tiny, captioned, tmp_path)
     ids = list(captioned[0]["image"])
-    embeddings, tokens = patches.look(tiny, captioned[0], "targetpad", 10, 1)
+    embeddings, tokens = patches.look(tiny, captioned[0], Reader(10, 1))
     with torch.no_grad():
         expected = model(embeddings, tokens)
     assert made.ids == tuple(ids)

@@ -68,13 +68,13 @@ def test_batches_keep_order_whatever_the_threads_do(tmp_path, batch_size, worker
     for shade in range(10):
         paths.append(tmp_path / f"{shade}.png")
         Image.new("RGB", (16, 16), (20 * shade,) * 3).save(paths[-1])
-    got = torch.cat(list(images.batches(paths, 8, "clip", batch_size, workers)))
+    got = torch.cat(list(images.Reader(batch_size, workers).batches(paths, 8, "clip")))
     expected = torch.stack([images.to_pixels(images.read(path), 8, "clip") for path in paths])
     assert torch.equal(got, expected)
 
 
 def test_no_paths_give_no_batches():
-    assert list(images.batches([], 8, "clip", 4, 2)) == []
+    assert list(images.Reader(4, 2).batches([], 8, "clip")) == []
 
 
 def test_a_picture_whose_header_claims_too_many_pixels_is_named_as_broken(tmp_path, monkeypatch):
@@ -87,5 +87,5 @@ def test_a_picture_whose_header_claims_too_many_pixels_is_named_as_broken(tmp_pa
 
 
 def test_a_study_reads_pictures_as_02_decided(tmp_path):
-    leave_record(study_of(tmp_path, "02_concepts", preprocess="clip"), image_batch_size=16, workers=3)
-    assert images.reading(study_of(tmp_path, "05_fti4cir")) == ("clip", 16, 3)
+    leave_record(study_of(tmp_path, "02_concepts"), image_batch_size=16, workers=3)
+    assert images.reader(study_of(tmp_path, "05_fti4cir")) == images.Reader(batch_size=16, workers=3)

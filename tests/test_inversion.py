@@ -77,7 +77,7 @@ def plain_loop(clip, images, concepts, written, settings):
 
 def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
     images, concepts, written = problem(tiny)
-    made = oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST, batch_size=3)
+    made = oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST, oti.Batches(3))
     expected = plain_loop(tiny, images, concepts, written, FAST)
     assert_close(made.tokens.vectors, expected, atol=1e-4, rtol=1e-3)
     assert made.history["step"].tolist() == list(range(6))
@@ -86,8 +86,10 @@ def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
 @pytest.mark.parametrize(("batch_size", "save_every"), [(1, 1), (2, 1), (5, 3)])
 def test_results_do_not_depend_on_batches_or_savings(tiny, tmp_path, batch_size, save_every):
     images, concepts, written = problem(tiny)
-    one = oti.invert(Store(tmp_path / "a"), tiny, images, concepts, written, FAST, 5, 10)
-    other = oti.invert(Store(tmp_path / "b"), tiny, images, concepts, written, FAST, batch_size, save_every)
+    one = oti.invert(Store(tmp_path / "a"), tiny, images, concepts, written, FAST, oti.Batches(5, 10))
+    other = oti.invert(
+        Store(tmp_path / "b"), tiny, images, concepts, written, FAST, oti.Batches(batch_size, save_every)
+    )
     assert_close(one.tokens.vectors, other.tokens.vectors, atol=1e-5, rtol=1e-4)
     assert one.tokens.key == other.tokens.key
 
@@ -179,7 +181,7 @@ def long_inversion(clip_file, folder, watch=lambda rows: None):
     images, concepts, written = problem(clip, images=40)
     settings = dataclasses.replace(FAST, steps=40)
     try:
-        return oti.invert(Store(folder), clip, images, concepts, written, settings, 4, 1).tokens.vectors
+        return oti.invert(Store(folder), clip, images, concepts, written, settings, oti.Batches(4, 1)).tokens.vectors
     finally:
         oti.optimise = optimise
 
@@ -235,8 +237,8 @@ def test_pseudo_words_are_found_again_when_the_gallery_around_their_pictures_is_
     fast, made = dataclasses.replace(FAST, steps=2), []
     for gallery in benchmarks.FASHIONIQ_GALLERIES:
         loaded = benchmarks.load("fashioniq", world, "val", gallery)
-        galleries = embeddings.encode_galleries(store, tiny, loaded, "targetpad")
-        images = embeddings.keep_references(store, tiny, loaded, galleries, "targetpad")
+        galleries = embeddings.encode_galleries(store, tiny, loaded)
+        images = embeddings.keep_references(store, tiny, loaded, galleries)
         near = concepts.associate(store, tiny, images, Vocabulary(NAMES, "four"), 4)
         made.append(oti.invert(store, tiny, images, near, written, fast).tokens)
     assert made[0].key == made[1].key
@@ -249,8 +251,8 @@ def test_another_picture_among_the_references_makes_other_pseudo_words(world, ti
     loaded = benchmarks.load("circo", world, "val")
     for queries in (loaded[0].queries, loaded[0].queries.iloc[1:].reset_index(drop=True)):
         some = [dataclasses.replace(loaded[0], queries=queries)]
-        galleries = embeddings.encode_galleries(store, tiny, some, "targetpad")
-        keys.add(embeddings.keep_references(store, tiny, some, galleries, "targetpad").key)
+        galleries = embeddings.encode_galleries(store, tiny, some)
+        keys.add(embeddings.keep_references(store, tiny, some, galleries).key)
     assert len(keys) == 2
 
 

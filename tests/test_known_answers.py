@@ -14,7 +14,7 @@ from searle_lib.fti4cir import prompts
 from searle_lib.fti4cir import training as fti_training
 from searle_lib.fti4cir.captions import Captions
 from searle_lib.fti4cir.network import Fti4Cir
-from searle_lib.ranking import top_k
+from searle_lib.ranking import search
 from searle_lib.searle import concepts, distillation
 from searle_lib.searle.phi import Phi
 
@@ -92,7 +92,7 @@ def test_known_answers_concepts(known_answers):
     embeddings = concepts.concept_embeddings(known_answers.backbone, tuple(known_answers.inputs["vocabulary"]))
     assert_near(embeddings, known_answers.expected["concept_embeddings"])
     unit = F.normalize(known_answers.expected["image_features"], dim=-1)
-    assert torch.equal(top_k(unit, embeddings, 8), known_answers.expected["concept_ranking"])
+    assert torch.equal(search(unit, embeddings, k=8).top, known_answers.expected["concept_ranking"])
 
 
 def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(known_answers):

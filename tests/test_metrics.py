@@ -60,8 +60,3 @@ def test_metrics_equal_ir_measures():
 
 def test_a_target_that_is_not_there_is_never_recalled():
     assert metrics.recall_at(torch.tensor([-1, 0, 9, 10]), 10).tolist() == [0, 1, 1, 0]
-
-
-def test_subset_rank_counts_the_group_before_the_target():
-    group = torch.tensor([[5, 2, 9, 30, -1], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]])
-    assert metrics.subset_rank(torch.tensor([9, 0, -1]), group).tolist() == [2, 0, -1]

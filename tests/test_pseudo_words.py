@@ -58,7 +58,8 @@ def test_prompts_with_words_have_the_authors_features_at_unit_length(known_answe
 
 def test_a_picture_is_embedded_by_the_preprocessing_that_is_named(known_answers):
     path = known_answers.images[4]
-    padded, plain = (pseudo_words.embed(known_answers.backbone, path, name) for name in ("targetpad", "clip"))
+    both = (dataclasses.replace(known_answers.backbone, preprocess=name) for name in ("targetpad", "clip"))
+    padded, plain = (pseudo_words.embed(clip, path) for clip in both)
     with torch.no_grad():
         pixels = known_answers.expected["clip_preprocess"][[4]]
         expected = known_answers.backbone.model.encode_image(pixels)

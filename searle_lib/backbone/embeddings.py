@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, encode_images
 from searle_lib.data import images, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark, by_split, reference_table
+from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
 from searle_lib.store.code import code_digest
@@ -42,6 +44,11 @@ class Embeddings:
     def _row_of(self) -> dict[str, int]:
         return {image: row for row, image in enumerate(self.ids)}
 
+    @cached_property
+    def unit(self) -> Tensor:
+        """The vectors [N, d] scaled to unit norm."""
+        return F.normalize(self.vectors, dim=-1)
+
     def rows(self, ids: Iterable[str]) -> Tensor:
         """Rows [n] int64 of images. Raises LookupError that names the first image which is not among them."""
         try:
@@ -60,9 +67,7 @@ def encode(
     backbone: Backbone,
     name: str,
     table: pd.DataFrame,
-    preprocess: str,
-    batch_size: int = 256,
-    workers: int = 2,
+    reader: Reader = DEFAULT_READER,
 ) -> Embeddings:
     """Return the embeddings of the images of a table with columns image and path, kept in the store.
 
@@ -71,7 +76,7 @@ def encode(
     ids, paths = tuple(table["image"]), [Path(path) for path in table["path"]]
 
     def work(first: int, end: int) -> dict[str, Tensor]:
-        pixels = images.batches(paths[first:end], backbone.resolution, preprocess, batch_size, workers)
+        pixels = reader.batches(paths[first:end], backbone.resolution, backbone.preprocess)
         return {"vectors": torch.cat([encode_images(backbone, part).cpu() for part in pixels])}
 
     def make(folder: Path) -> None:
@@ -81,28 +86,25 @@ def encode(
         _save(folder, name, ids, vectors["vectors"], backbone)
         shards.clear(folder / "shards")
 
-    return store.keep(f"embeddings/{name}", facts_of(backbone, table, preprocess), make).read(load)
+    return store.keep(f"embeddings/{name}", facts_of(backbone, table), make).read(load)
 
 
 def encode_galleries(
     store: Store,
     backbone: Backbone,
     benchmarks: Iterable[Benchmark],
-    preprocess: str,
-    batch_size: int = 256,
-    workers: int = 2,
+    reader: Reader = DEFAULT_READER,
 ) -> dict[str, Embeddings]:
     """Return the embeddings of every gallery by its name; one that several benchmarks share is encoded once."""
     galleries: dict[str, Embeddings] = {}
     for benchmark in benchmarks:
         if benchmark.images not in galleries:
-            reading = (preprocess, batch_size, workers)
-            galleries[benchmark.images] = encode(store, backbone, benchmark.images, benchmark.gallery, *reading)
+            galleries[benchmark.images] = encode(store, backbone, benchmark.images, benchmark.gallery, reader)
     return galleries
 
 
 def keep_references(
-    store: Store, backbone: Backbone, loaded: list[Benchmark], galleries: dict[str, Embeddings], preprocess: str
+    store: Store, backbone: Backbone, loaded: list[Benchmark], galleries: dict[str, Embeddings]
 ) -> Embeddings:
     """Return the embeddings of a split's reference images, each once, in order of first use, kept in the store.
 
@@ -115,15 +117,15 @@ def keep_references(
         vectors = torch.cat([galleries[gallery_of[image]].of([image]) for image in table["image"]])
         _save(folder, name, tuple(table["image"]), vectors, backbone)
 
-    return store.keep(f"embeddings/{name}", facts_of(backbone, table, preprocess), make).read(load)
+    return store.keep(f"embeddings/{name}", facts_of(backbone, table), make).read(load)
 
 
 def keep_all_references(
-    store: Store, backbone: Backbone, benchmarks: Iterable[Benchmark], galleries: dict[str, Embeddings], preprocess: str
+    store: Store, backbone: Backbone, benchmarks: Iterable[Benchmark], galleries: dict[str, Embeddings]
 ) -> dict[str, Embeddings]:
     """Return the embeddings of the references of every split, by the name of the list."""
     splits = by_split(benchmarks).values()
-    lists = [keep_references(store, backbone, loaded, galleries, preprocess) for loaded in splits]
+    lists = [keep_references(store, backbone, loaded, galleries) for loaded in splits]
     return {images.name: images for images in lists}
 
 
@@ -131,14 +133,12 @@ def encode_unlabeled(
     study: Study,
     backbone: Backbone,
     images_to_invert: Sequence[str],
-    preprocess: str,
-    batch_size: int,
-    workers: int,
+    reader: Reader,
 ) -> dict[str, Embeddings]:
     """Return the embeddings of the unlabeled pictures, if some method inverts them, by the name of the list."""
     if "unlabeled" not in images_to_invert:
         return {}
-    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled(study), preprocess, batch_size, workers)}
+    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled(study), reader)}
 
 
 def to_invert(
@@ -153,11 +153,11 @@ def read(study: Study, name: str) -> Embeddings:
     return study.artefact("02_concepts", f"embeddings/{name}").read(load)
 
 
-def facts_of(backbone: Backbone, table: pd.DataFrame, preprocess: str) -> dict:
+def facts_of(backbone: Backbone, table: pd.DataFrame) -> dict:
     """Return what determines the embeddings and the patch tokens of the images of a table."""
     return {
         "clip": backbone.sha256,
-        "preprocess": preprocess,
+        "preprocess": backbone.preprocess,
         "images": images_fingerprint(table["image"], map(Path, table["path"])),
         "precision": backbone.precision,
         "code": code_digest(encode_images, images.to_pixels, images.read),

@@ -42,6 +42,7 @@ class Backbone:
     model: CLIP
     device: torch.device
     precision: str = "float32"
+    preprocess: str = "targetpad"  # how images become its pixels: one of images.PREPROCESSINGS
 
     @property
     def loss_scale(self) -> float:
@@ -121,7 +122,7 @@ class Tokens:
         return found.int().argmax(1)
 
 
-def load_clip(name: str, device: str = "cpu", precision: str = "float32") -> Backbone:
+def load_clip(name: str, device: str = "cpu", precision: str = "float32", preprocess: str = "targetpad") -> Backbone:
     """A CLIP by its published name (fetched by the clip package) or from a file that clip.load opens.
 
     Raises ValueError, in one sentence, for a name that is neither, for a file that holds no CLIP weights, and for
@@ -151,7 +152,7 @@ def load_clip(name: str, device: str = "cpu", precision: str = "float32") -> Bac
             "again, or correct clip_model."
         ) from problem
     model = model.float().eval().requires_grad_(False).to(place)
-    return Backbone(name if published else path.stem, file_sha256(path), model, place, precision)
+    return Backbone(name if published else path.stem, file_sha256(path), model, place, precision, preprocess)
 
 
 def keep_clip(study: Study, backbone: Backbone) -> None:
@@ -168,7 +169,7 @@ def clip_facts(study: Study) -> dict[str, str]:
 def read_clip(study: Study, device: str) -> Backbone:
     """Load the CLIP that 02_concepts decided on. Raises ValueError when its file holds other weights by now."""
     values = study.settings("02_concepts")
-    backbone = load_clip(study.path(values["clip_model"]), device, values["precision"])
+    backbone = load_clip(study.path(values["clip_model"]), device, values["precision"], values["preprocess"])
     if backbone.sha256 != clip_facts(study)["sha256"]:
         raise ValueError(
             f"clip_model {values['clip_model']} is another file than 02_concepts read; run 02_concepts again."

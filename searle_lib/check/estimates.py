@@ -181,7 +181,7 @@ def _per_picture(values: Mapping, clip: Backbone, paths: tuple[Path, ...]) -> fl
     batch = min(values["image_batch_size"], SAMPLE)
 
     def work() -> None:
-        for pixels in images.batches(paths, clip.resolution, values["preprocess"], batch, values["workers"]):
+        for pixels in images.Reader(batch, values["workers"]).batches(paths, clip.resolution, clip.preprocess):
             encode_images(clip, pixels)
 
     def random() -> None:
@@ -229,7 +229,8 @@ def _phi_step(values: Mapping, clip: Backbone) -> float:
                 pictures, concepts, written = _problem(clip, steps * values["phi_batch_size"])
                 tokens = replace(pictures, vectors=torch.randn(len(pictures.ids), clip.width))
                 settings = distillation.Settings(epochs=1, batch_size=values["phi_batch_size"], top_k=1)
-                distillation.train(store, clip, pictures, tokens, concepts, written, settings)
+                known = distillation.TrainingSet(pictures, tokens, concepts, written)
+                distillation.train(store, clip, known, settings)
 
         return work
 

@@ -119,7 +119,9 @@ def _unreadable(name: str, table: pd.DataFrame, found: Tensor, file: Path) -> li
 def clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
     """Return the CLIP of the study, fetched if it is a published one, and a Finding with its sha256."""
     try:
-        loaded = load_clip(study.path(values["clip_model"]), values["device"], values["precision"])
+        loaded = load_clip(
+            study.path(values["clip_model"]), values["device"], values["precision"], values["preprocess"]
+        )
     except (ValueError, ConnectionError, OSError) as problem:
         return None, Finding("CLIP", values["clip_model"], "not usable", (str(problem),))
     sizes = f"{loaded.dimension} numbers an image, tokens of {loaded.width}"

@@ -6,7 +6,7 @@ A picture that is missing or broken ends the work with its name; nothing is skip
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -69,25 +69,30 @@ def to_pixels(picture: Image.Image, size: int, preprocess: str) -> Tensor:
     return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), MEAN, STD)
 
 
-def reading(study: Study) -> tuple[str, int, int]:
-    """Return how a study reads pictures, as 02_concepts decided: preprocessing, batch size, and number of threads."""
+@dataclass(frozen=True)
+class Reader:
+    """Reads images in batches of `batch_size`, decoded by `workers` threads; neither changes a result."""
+
+    batch_size: int = 256
+    workers: int = 2
+
+    def batches(self, paths: Sequence[Path], size: int, preprocess: str) -> Iterator[Tensor]:
+        """Yield the pixels [B, 3, size, size] of the images in order, decoded one batch ahead. Raises as `read` does."""
+        parts = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)]
+        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+            submitted = deque()
+            for part in parts:
+                submitted.append([pool.submit(lambda path: to_pixels(read(path), size, preprocess), p) for p in part])
+                if len(submitted) > 1:
+                    yield torch.stack([future.result() for future in submitted.popleft()])
+            for last in submitted:
+                yield torch.stack([future.result() for future in last])
+
+
+DEFAULT_READER = Reader()
+
+
+def reader(study: Study) -> Reader:
+    """Return the reader with a study's batch size and threads, as 02_concepts decided."""
     values = study.settings("02_concepts")
-    return values["preprocess"], values["image_batch_size"], values["workers"]
-
-
-def batches(paths: Sequence[Path], size: int, preprocess: str, batch_size: int, workers: int) -> Iterator[Tensor]:
-    """Pixels [B, 3, size, size] of the pictures in order, decoded by several threads one batch ahead."""
-    pixels = partial(_pixels, size=size, preprocess=preprocess)
-    parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        submitted = deque()
-        for part in parts:
-            submitted.append([pool.submit(pixels, path) for path in part])
-            if len(submitted) > 1:
-                yield torch.stack([future.result() for future in submitted.popleft()])
-        for last in submitted:
-            yield torch.stack([future.result() for future in last])
-
-
-def _pixels(path: Path, size: int, preprocess: str) -> Tensor:
-    return to_pixels(read(path), size, preprocess)
+    return Reader(values["image_batch_size"], values["workers"])

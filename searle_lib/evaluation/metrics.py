@@ -22,9 +22,3 @@ def average_precision_at(truth_ranks: Tensor, k: int) -> Tensor:
     hits = (ordered < k).double()
     precision = hits.cumsum(1) / (ordered + 1).double()
     return (precision * hits).sum(1) / there.sum(1).clamp(min=1, max=k)
-
-
-def subset_rank(target_ranks: Tensor, group_ranks: Tensor) -> Tensor:
-    """Rank [Q] of the target among its group: how many of the group's ranks [Q, M] lie before its own; -1 of none."""
-    before = (group_ranks >= 0) & (group_ranks < target_ranks.unsqueeze(1))
-    return before.sum(1).masked_fill(target_ranks < 0, -1)

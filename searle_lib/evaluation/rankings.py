@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib import ranking
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data.benchmarks import Benchmark, Example
 from searle_lib.evaluation.composers import Composer
+from searle_lib.ranking import search
 from searle_lib.store.artefacts import Store
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -29,23 +28,21 @@ DEPTH = 50  # the deepest that any metric or submission looks
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Rankings:
     """For Q queries the ranks of the images that matter, from 0, -1 for none: all that a metric asks for.
 
-    target [Q] and truths [Q, G] are ranks in the gallery; group [Q, M] are ranks within the group, which is without
-    the reference, and subset [Q] is the target's among them.
+    Args:
+        target: [Q], ranks of the targets in the gallery.
+        truths: [Q, G], ranks of all ground truths in the gallery.
+        group: [Q, M], ranks within the query's group, which is without the reference.
+        subset: [Q], the target's rank within the group.
+        top: [Q, <=50], the best gallery rows.
     """
 
     target: Tensor
     truths: Tensor
     group: Tensor
     subset: Tensor
-
-
-@dataclass(frozen=True)
-class Rankings(Ranks):
-    """The same, with the best gallery rows top [Q, <=50]."""
-
     top: Tensor
 
 
@@ -74,9 +71,7 @@ def rank_queries(benchmark: Benchmark, gallery: Embeddings, method: str, compose
             f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not finite; "
             "check its pseudo-word, or set precision to float32."
         )
-    unit = F.normalize(gallery.vectors, dim=-1)
-    top = ranking.top_k(queries, unit, DEPTH, _excluded(benchmark, gallery))
-    return Rankings(**vars(compare(benchmark, gallery, queries)), top=top)
+    return compare(benchmark, gallery, queries, depth=DEPTH)
 
 
 def rank_all(
@@ -94,15 +89,16 @@ def rank_example(study: Study, example: Example, composers: Mapping[str, Mapping
     return pd.concat([ranking_table(one, rankings, name) for name, rankings in by_method.items()], ignore_index=True)
 
 
-def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor) -> Ranks:
-    """Ranks in the gallery by unit query vectors [Q, d], as the benchmark's protocol says; nothing is sorted."""
-    table, unit = benchmark.queries, F.normalize(gallery.vectors, dim=-1)
+def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor, depth: int = 0) -> Rankings:
+    """Rank the gallery by unit query vectors [Q, d], as the benchmark's protocol says, with the `depth` best rows."""
+    table = benchmark.queries
     target = _padded(gallery, [[image] if image else [] for image in table["target"].tolist()])
     truths, group = _padded(gallery, table["ground_truths"]), _padded(gallery, table["group"])
-    found = ranking.find(queries, unit, truths, group, _excluded(benchmark, gallery))
-    of_target = torch.where(truths == target, found.ranks, -1).amax(1)  # a target is one of the ground truths
-    subset = torch.where(group == target, found.order, -1).amax(1)
-    return Ranks(of_target, found.ranks, found.order, subset)
+    excluded = _excluded(benchmark, gallery)
+    answers = search(queries, gallery.unit, k=depth, candidates=truths, members=group, excluded=excluded)
+    of_target = torch.where(truths == target, answers.ranks, -1).amax(1)  # a target is one of the ground truths
+    subset = torch.where(group == target, answers.order, -1).amax(1)
+    return Rankings(of_target, answers.ranks, answers.order, subset, answers.top)
 
 
 def compose(benchmark: Benchmark, composer: Composer) -> Tensor:

@@ -12,7 +12,7 @@ from searle_lib.backbone.model import clip_facts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import metrics
-from searle_lib.evaluation.rankings import Rankings, Ranks, ranking_table
+from searle_lib.evaluation.rankings import Rankings, ranking_table
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -29,10 +29,10 @@ def keep_scores(
     """
     pairs = [(benchmark, method, one) for benchmark, rankings in evaluated for method, one in rankings.items()]
     facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
-    facts |= {"code": code_digest(scores, ranking_table)}
+    facts |= {"code": code_digest(score_queries, ranking_table)}
 
     def make(folder: Path) -> None:
-        scored = [scores(benchmark, one, method) for benchmark, method, one in pairs if benchmark.is_scored]
+        scored = [score_queries(benchmark, one, method) for benchmark, method, one in pairs if benchmark.is_scored]
         ranked = [ranking_table(benchmark, one, method) for benchmark, method, one in pairs]
         for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
@@ -72,7 +72,7 @@ def first_look(scores: pd.DataFrame) -> pd.DataFrame:
     return (means_of * 100).unstack("method").round(1)
 
 
-def scores(benchmark: Benchmark, ranks: Ranks, method: str) -> pd.DataFrame:
+def score_queries(benchmark: Benchmark, ranks: Rankings, method: str) -> pd.DataFrame:
     """Every metric of every query, long form: dataset, split, category, method, query, metric, value."""
     protocol = benchmark.protocol
     columns = {}
@@ -85,7 +85,7 @@ def scores(benchmark: Benchmark, ranks: Ranks, method: str) -> pd.DataFrame:
     return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[SCORES]
 
 
-def metric(name: str, ranks: Ranks) -> Tensor:
+def metric(name: str, ranks: Rankings) -> Tensor:
     """The metric of that name ("R@10", "Rsubset@1", "mAP@5") for each query [Q] float64, between 0 and 1."""
     kind, k = name.split("@")
     if kind == "R":

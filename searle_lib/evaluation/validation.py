@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from safetensors.torch import load_file
 
-from searle_lib import checkpoints
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone
@@ -21,6 +20,7 @@ from searle_lib.evaluation.scores import metric
 from searle_lib.fti4cir import network, patches
 from searle_lib.searle import phi
 from searle_lib.searle.phi import Distilled
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -52,12 +52,12 @@ def fti_log(study: Study, backbone: Backbone, training: Artefact | None, parts: 
     """
     asked = [benchmark for benchmark in benchmarks.read(study) if benchmark.name in ("cirr/val", "circo/val")]
     galleries = {benchmark.images: embeddings.read(study, benchmark.images) for benchmark in asked}
-    reading = (*images.reading(study), parts)
+    reader = images.reader(study)
 
     def metrics_at(epoch: int, benchmark: Benchmark) -> dict[str, float]:
         weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
         model, table = network.network_of(backbone, weights), benchmarks.reference_table([benchmark])
-        words, gallery = patches.words_by(backbone, model, table, *reading), galleries[benchmark.images]
+        words, gallery = patches.words_by(backbone, model, table, reader, parts), galleries[benchmark.images]
         of_split = means(benchmark, gallery, Fti4CirQueries(Sources(backbone, gallery, image_words=words)))
         return {f"{benchmark.protocol.title} {name}": value for name, value in of_split.items()}
 

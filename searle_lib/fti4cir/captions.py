@@ -6,19 +6,21 @@ form, `[{"img_id", "subject", "attribute"}, ...]`, which is also what is written
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from searle_lib.data import annotations, images, readable
+from searle_lib.data import annotations, readable
+from searle_lib.data.images import Reader
 from searle_lib.store.artefacts import digest, write_json
 from searle_lib.store.records import Study
 
 SPLITS = ("reference", "sane")
 PROMPT = "a picture of"
 BLIP_RESOLUTION = 384
+BLIP_READER = Reader(batch_size=16)
 CHUNK = 1000  # images between savings
 Tag = Callable[[str], list[tuple[str, str]]]  # a sentence's tokens with their coarse parts of speech
 
@@ -108,13 +110,21 @@ def make(
     blip_model: str,
     how: str = "reference",
     device: str = "cpu",
-    batch_size: int = 16,
-    workers: int = 2,
+    reader: Reader = BLIP_READER,
     tag: Tag | None = None,
 ) -> Path:
     """The caption file of the images of a table (columns image and path), written by BLIP unless it is there.
 
-    Captions are kept every CHUNK images beside the file, so a cut-off run goes on. `tag` is spaCy's unless given.
+    Captions are kept every CHUNK images beside the file, so an interrupted run resumes.
+
+    Args:
+        path: of the caption file.
+        table: columns image and path.
+        blip_model: a folder or a name on the hub.
+        how: how a caption is cut, one of SPLITS.
+        device: where BLIP runs.
+        reader: how many images are described at once.
+        tag: gives the parts of speech of a text's words; spaCy's by default.
     """
     path = Path(path)
     if path.is_file():
@@ -126,7 +136,7 @@ def make(
     model, processor = load_blip(blip_model, device)
     for start in range(0, len(left), CHUNK):
         some = left[start : start + CHUNK]
-        written = describe(model, processor, [Path(p) for p in some["path"]], batch_size, workers)
+        written = describe(model, processor, [Path(p) for p in some["path"]], reader)
         done |= dict(zip(some["image"], written, strict=True))
         write_json(aside, done)
     parts = {image: split(done[image], tag, how) for image in table["image"]}
@@ -150,7 +160,8 @@ def of_study(
     values = study.settings("02_concepts")
     listed = annotations.imagenet(Path(study.path(values["data_root"])))
     unlabeled = readable.unlabeled(study)
-    written = make(study.path(file), unlabeled, blip_model, how, device, workers=values["workers"])
+    reader = replace(BLIP_READER, workers=values["workers"])
+    written = make(study.path(file), unlabeled, blip_model, how, device, reader)
     captions = read(written, list(unlabeled["image"]), how, list(listed["image"]))
     return unlabeled.set_index("image").loc[list(captions.ids)].reset_index(), captions
 
@@ -186,12 +197,12 @@ def load_blip(name: str, device: str = "cpu"):
 
 
 @torch.no_grad()
-def describe(model, processor, paths: Sequence[Path], batch_size: int = 16, workers: int = 2) -> list[str]:
+def describe(model, processor, paths: Sequence[Path], reader: Reader = BLIP_READER) -> list[str]:
     """A caption of each picture: 3 beams, 10 to 25 tokens, BLIP's prompt taken off again."""
     captions = []
     prompt = processor.tokenizer(PROMPT, return_tensors="pt", add_special_tokens=False).input_ids
     prompt = torch.cat([torch.tensor([[model.config.text_config.bos_token_id]]), prompt], dim=1)
-    for pixels in images.batches(list(paths), BLIP_RESOLUTION, "targetpad", batch_size, workers):
+    for pixels in reader.batches(list(paths), BLIP_RESOLUTION, "targetpad"):
         written = model.generate(
             pixel_values=pixels.to(model.device),
             input_ids=prompt.repeat(len(pixels), 1).to(model.device),

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from searle_lib import checkpoints
 from searle_lib.backbone.model import Backbone
 from searle_lib.releases import fti4cir_file
 from searle_lib.searle.phi import Phi
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study

@@ -18,7 +18,8 @@ from torch import Tensor
 from searle_lib.backbone.embeddings import facts_of
 from searle_lib.backbone.model import PRECISIONS, Backbone, encode_patches
 from searle_lib.data import images
-from searle_lib.fti4cir.network import Fti4Cir, Words
+from searle_lib.data.images import Reader
+from searle_lib.fti4cir.network import Fti4Cir, Trained, Words
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
 from searle_lib.store.code import code_digest
@@ -57,21 +58,17 @@ class ImageWords:
         return self.words[torch.tensor([self._row_of[image] for image in ids])]
 
 
-def encode(
-    store: Store, backbone: Backbone, name: str, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
-) -> Patches:
+def encode(store: Store, backbone: Backbone, name: str, table: pd.DataFrame, reader: Reader) -> Patches:
     """Embeddings and patch tokens of the images of a table, kept in the store (in half precision where the towers
     run in it).
 
     100,000 images of ViT-L/14 take 53 GB in half precision, so nothing ever holds all of them in memory.
     """
-    facts = facts_of(backbone.exact, table, preprocess) | {
-        "code": code_digest(encode_patches, images.to_pixels, images.read)
-    }
+    facts = facts_of(backbone.exact, table) | {"code": code_digest(encode_patches, images.to_pixels, images.read)}
     kind = torch.float16 if PRECISIONS.get(backbone.precision) else backbone.exact.model.dtype
 
     def work(first: int, end: int) -> dict[str, Tensor]:
-        parts = list(_batches(backbone, table[first:end], preprocess, batch_size, workers))
+        parts = list(_batches(backbone, table[first:end], reader))
         return {"embeddings": torch.cat([e for e, _ in parts]), "tokens": torch.cat([t.to(kind) for _, t in parts])}
 
     def make(folder: Path) -> None:
@@ -85,21 +82,28 @@ def encode(
 def words_of(
     store: Store,
     backbone: Backbone,
-    model: Fti4Cir,
-    network: str,
+    trained: Trained,
     name: str,
     table: pd.DataFrame,
-    preprocess: str,
-    batch_size: int,
-    workers: int,
+    reader: Reader,
     parts: str = "both",
 ) -> ImageWords:
-    """Return the words that a network, for which the key `network` stands, gives the images of a table; kept."""
-    facts = facts_of(backbone.exact, table, preprocess) | {"network": network}
+    """Return the words that a network gives the images of a table, kept in the store.
+
+    Args:
+        store: where the words are kept.
+        backbone: the frozen CLIP.
+        trained: the network.
+        name: of the list of images.
+        table: columns image and path.
+        reader: how many images are read at once.
+        parts: the words that queries use: both, subject or attributes.
+    """
+    facts = facts_of(backbone.exact, table) | {"network": trained.key}
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:
-        found = words_by(backbone, model, table, preprocess, batch_size, workers)
+        found = words_by(backbone, trained.model, table, reader)
         save_file(vars(found.words), folder / "words.safetensors")
         write_json(folder / IDS, found.ids)
 
@@ -117,11 +121,9 @@ def load(folder: Path, parts: str) -> ImageWords:
     return ImageWords(ids, Words(**load_file(folder / "words.safetensors")), folder.name.rpartition("-")[2], parts)
 
 
-def look(
-    backbone: Backbone, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
-) -> tuple[Tensor, Tensor]:
+def look(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> tuple[Tensor, Tensor]:
     """Embeddings [N, d] and patch tokens [N, P, w] of the images of a table, computed now."""
-    parts = list(_batches(backbone, table, preprocess, batch_size, workers))
+    parts = list(_batches(backbone, table, reader))
     return torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts])
 
 
@@ -130,24 +132,20 @@ def words_by(
     backbone: Backbone,
     model: Fti4Cir,
     table: pd.DataFrame,
-    preprocess: str,
-    batch_size: int,
-    workers: int,
+    reader: Reader,
     parts: str = "both",
 ) -> ImageWords:
     """The words that a network gives the images of a table, computed now."""
     found = []
-    for embeddings, tokens in _batches(backbone, table, preprocess, batch_size, workers):
+    for embeddings, tokens in _batches(backbone, table, reader):
         words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
         found.append({field: value.cpu() for field, value in vars(words).items()})
     together = Words(**{field: torch.cat([part[field] for part in found]) for field in found[0]})
     return ImageWords(tuple(table["image"]), together, "", parts)
 
 
-def _batches(
-    backbone: Backbone, table: pd.DataFrame, preprocess: str, batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> Iterator[tuple[Tensor, Tensor]]:
     paths = [Path(path) for path in table["path"]]
-    for pixels in images.batches(paths, backbone.resolution, preprocess, batch_size, workers):
+    for pixels in reader.batches(paths, backbone.resolution, backbone.preprocess):
         embeddings, tokens = encode_patches(backbone.exact, pixels)
         yield embeddings.cpu(), tokens.cpu()

@@ -7,32 +7,31 @@ In float32 on a CPU all of it runs in float64 (`Backbone.exact`). An image keeps
 first one that two processors decide differently, after some twenty steps in float32, sets their trainings apart.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from searle_lib import checkpoints
 from searle_lib.backbone.embeddings import facts_of
 from searle_lib.backbone.model import Backbone, Tokens, tokenize
 from searle_lib.backbone.texts import encode_texts
-from searle_lib.checkpoints import Checkpoints
 from searle_lib.data import benchmarks, images
+from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.captions import Captions
 from searle_lib.fti4cir.network import EPOCH, MOST, Fti4Cir, Trained, Words, bring, load, orthogonality_loss
 from searle_lib.searle.distillation import contrastive_loss
-from searle_lib.store import randomness
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store, write_json
+from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
+from searle_lib.training import Training
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
 UNUSED = {
@@ -118,60 +117,62 @@ def total(terms: dict[str, Tensor], settings: Settings) -> Tensor:
     return sum(weights[name] * terms[name] for name in TERMS if name not in out)
 
 
+@dataclass(frozen=True)
+class TrainingSet:
+    """What the network learns from.
+
+    Args:
+        images: columns image and path, with the images of the captions among them.
+        captions: the images' captions, cut in two.
+        reader: how many images are read at once; changes no result.
+    """
+
+    images: pd.DataFrame
+    captions: Captions
+    reader: Reader = DEFAULT_READER
+
+
 def train(
     store: Store,
     backbone: Backbone,
-    pictures: pd.DataFrame,
-    preprocess: str,
-    captions: Captions,
+    known: TrainingSet,
     settings: Settings,
     save_every: int = 1,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
-    image_batch_size: int = 256,
-    workers: int = 2,
 ) -> Artefact:
     """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    A cut-off one goes on from its last finished epoch. Raises ValueError for an unknown ablation and for fewer images
-    than a batch.
+    An interrupted training resumes after its last finished epoch. Raises ValueError for an unknown ablation and for
+    fewer images than a batch.
 
     Args:
         store: where the training is kept.
         backbone: the frozen CLIP.
-        pictures: columns image and path, with the images of the captions among them.
-        preprocess: how pictures become pixels.
-        captions: the images' captions, cut in two.
+        known: images and their captions.
         settings: what determines the network.
         save_every: epochs between checkpoints that are kept; changes no result.
         on_epoch: is called with every new row of the log.
-        image_batch_size, workers: images encoded at once, threads that decode them.
     """
     if settings.words not in UNUSED:
         raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
     if settings.without not in WITHOUT:
         raise ValueError(f"fti_without is {settings.without}; it must be empty or one of {', '.join(TERMS)}.")
+    captions = known.captions
     if len(captions.ids) < settings.batch_size:
         raise ValueError(
             f"fti_batch_size is {settings.batch_size} but {len(captions.ids)} images have captions; lower it."
         )
     backbone = backbone.exact
-    table = pictures.set_index("image").loc[list(captions.ids)].reset_index()
-    facts = asdict(settings) | facts_of(backbone, table, preprocess)
+    table = known.images.set_index("image").loc[list(captions.ids)].reset_index()
+    facts = asdict(settings) | facts_of(backbone, table)
     facts |= {
         "captions": captions.key,
-        "code": code_digest(_Training, patches.encode_patches, images.to_pixels, images.read),
+        "code": code_digest(Fti4CirTraining, patches.encode_patches, images.to_pixels, images.read),
     }
 
     def make(folder: Path) -> None:
-        seen = patches.encode(store, backbone, "captioned", table, preprocess, image_batch_size, workers)
-        training = _Training(folder, backbone, seen.embeddings, seen.tokens, captions, settings)
-        with tqdm(total=settings.epochs, initial=training.epoch, desc="FTI4CIR", mininterval=2) as bar:
-            while training.epoch < settings.epochs:
-                row = training.run_epoch()
-                training.save(save_every)
-                on_epoch(row)
-                bar.update()
-        checkpoints.finish(folder)
+        encoded = patches.encode(store, backbone, "captioned", table, known.reader)
+        Fti4CirTraining(folder, backbone, encoded, captions, settings).run(save_every, on_epoch)
 
     return store.keep("fti4cir-training", facts, make)
 
@@ -234,17 +235,16 @@ def make_training(
     if not captions.ids:
         return None
     keep.require("fti", settings.epochs)
-    preprocess, *reading = images.reading(study)
-    return train(study, backbone, captioned, preprocess, captions, settings, keep.save_every, on_epoch, *reading)
+    known = TrainingSet(captioned, captions, images.reader(study))
+    return train(study, backbone, known, settings, keep.save_every, on_epoch)
 
 
 def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:
     """Return the network's words of every split's references, by split; `parts` are those that queries use."""
-    words = {}
+    words, reader = {}, images.reader(study)
     for split, loaded in benchmarks.by_split(benchmarks.read(study)).items():
         table = benchmarks.reference_table(loaded)
-        known = (trained.model, trained.key, split, table, *images.reading(study), parts)
-        words[split] = patches.words_of(study, backbone, *known)
+        words[split] = patches.words_of(study, backbone, trained, split, table, reader, parts)
     return words
 
 
@@ -254,67 +254,49 @@ def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:
     return pd.DataFrame(counts, index=pd.RangeIndex(1, MOST + 1, name="attributes")).T
 
 
-class _Training:
-    """The state that a cut-off training goes on from."""
+class Fti4CirTraining(Training):
+    """The network at some epoch of its training, and the losses of every step."""
 
-    def __init__(self, folder: Path, backbone, embeddings, patches, captions: Captions, settings: Settings):
-        self.folder, self.backbone, self.settings = folder, backbone, settings
-        self.embeddings, self.patches = embeddings, patches
+    def __init__(
+        self, folder: Path, backbone: Backbone, encoded: patches.Patches, captions: Captions, settings: Settings
+    ):
+        self.backbone, self.encoded = backbone, encoded
         self.sentences = sentences_of(backbone, captions)
         torch.manual_seed(settings.seed)
         torch.set_default_dtype(backbone.model.dtype)  # the first weights too: processors draw float32 differently
         try:
-            self.model = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
+            network = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
         finally:
             torch.set_default_dtype(torch.float32)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.epoch, self.log = checkpoints.resume(folder, self.model, self.optimizer)
+        super().__init__(folder, "fti", network, settings, backbone.loss_scale)
         self.steps = pd.DataFrame()
         if self.epoch:
             steps = pd.read_csv(folder / STEPS)
             self.steps = steps[steps["epoch"] <= self.epoch]
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train one epoch; return the new row of the log."""
-        self.model.train()
+    def train_epoch(self) -> dict[str, float]:
+        """Train for one epoch and return the means of all loss terms and of the number of attributes."""
         rate = self.settings.learning_rate * (0.1 if self.epoch >= self.settings.drop_epoch else 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(int(randomness.keys(self.settings.seed, "fti-epoch", [self.epoch])[0] >> np.uint64(1)))
-        steps = torch.stack([self._step(rows) for rows in self._batches()]).cpu()  # [steps, terms + 1]
-        self.epoch += 1
-        table = pd.DataFrame(steps.double().numpy(), columns=[*TERMS, "attributes"]).assign(epoch=self.epoch)
-        self.steps = pd.concat([self.steps, table], ignore_index=True)
-        self.log.append({"epoch": self.epoch} | table[[*TERMS, "attributes"]].mean().to_dict())
-        return self.log[-1]
+        batches = self.batches(len(self.encoded.ids))
+        steps = torch.stack([self._step(rows) for rows in batches]).cpu()  # [steps, terms + 1]
+        table = pd.DataFrame(steps.double().numpy(), columns=[*TERMS, "attributes"])
+        self.steps = pd.concat([self.steps, table.assign(epoch=self.epoch + 1)], ignore_index=True)
+        return table.mean().to_dict()
 
     def save(self, save_every: int) -> None:
-        """Save what a cut-off training goes on from, and every so many epochs a checkpoint that is kept."""
+        """Save the losses of all steps, then the state and the weights."""
         checkpoints.write_log(self.steps, self.folder / STEPS)
-        if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
-            checkpoints.save_weights(self.model.state_dict(), checkpoints.file_of(self.folder, "fti", self.epoch))
-        checkpoints.save(self.folder, self.model, self.optimizer, self.epoch, self.log)
-
-    def _batches(self) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.embeddings))
-        whole = len(order) - len(order) % self.settings.batch_size  # the last partial batch is dropped
-        yield from order[:whole].split(self.settings.batch_size)
+        super().save(save_every)
 
     def _step(self, rows: Tensor) -> Tensor:
-        device, scale = self.backbone.device, self.backbone.loss_scale
-        embeddings = self.embeddings[rows].to(device)
+        """Take one step on a batch of rows; return its loss terms and the mean number of attributes."""
+        embeddings = self.encoded.embeddings[rows].to(self.backbone.device)
         with self.backbone.autocast():
-            words = self.model(embeddings, self.patches[rows].to(device))
+            words = self.module(embeddings, self.encoded.tokens[rows].to(self.backbone.device))
         images = F.normalize(embeddings, dim=-1)
-        terms = losses(
-            self.backbone, words, images, self.sentences[rows], self.settings.temperature, self.settings.words
-        )
-        (total(terms, self.settings) * scale).backward()
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= scale
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        settings = self.settings
+        terms = losses(self.backbone, words, images, self.sentences[rows], settings.temperature, settings.words)
+        self.step(total(terms, settings))
         return torch.stack([*(terms[name].detach() for name in TERMS), words.counts.float().mean()])

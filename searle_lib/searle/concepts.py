@@ -18,7 +18,7 @@ from torch import Tensor
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone, tokenize
 from searle_lib.backbone.texts import encode_texts
-from searle_lib.ranking import top_k
+from searle_lib.ranking import search
 from searle_lib.releases import folders, searle_files
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
@@ -129,7 +129,7 @@ def associate(
         }
     else:
         facts |= {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
-        facts["code"] = code_digest(concept_embeddings, top_k)
+        facts["code"] = code_digest(concept_embeddings, search)
 
     def embed(folder: Path) -> None:
         features = concept_embeddings(backbone, vocabulary.names, batch_size)
@@ -142,7 +142,7 @@ def associate(
             of_vocabulary = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
             text = store.keep("vocabulary-features", of_vocabulary, embed)
             features = text.read(lambda place: load_file(place / "text.safetensors")["embeddings"])
-            names, rows = vocabulary.names, top_k(F.normalize(images.vectors, dim=-1), features, depth)
+            names, rows = vocabulary.names, search(F.normalize(images.vectors, dim=-1), features, k=depth).top
         save_file({"rows": rows[:, :depth].contiguous()}, folder / "concepts.safetensors")
         write_json(folder / NAMES, {"ids": images.ids, "names": names})
 

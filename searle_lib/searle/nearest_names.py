@@ -8,7 +8,7 @@ from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, clip
 from searle_lib.backbone.texts import encode_texts
-from searle_lib.ranking import top_k
+from searle_lib.ranking import search
 from searle_lib.searle import concepts
 from searle_lib.store.records import Study
 
@@ -21,7 +21,7 @@ def nearest_names(backbone: Backbone, words: Tensor, names: tuple[str, ...], cou
     """For each pseudo-word [N, d_tok], the names whose sentence "a photo of ..." is nearest to its own."""
     spliced = encode_texts(backbone, [SENTENCE.format("$")] * len(words), words=words.cpu())
     plain = encode_texts(backbone, [SENTENCE.format(name) for name in names])
-    best = top_k(F.normalize(spliced, dim=-1), F.normalize(plain, dim=-1), count)
+    best = search(F.normalize(spliced, dim=-1), F.normalize(plain, dim=-1), k=count).top
     return [[names[row] for row in rows] for rows in best.tolist()]
 
 

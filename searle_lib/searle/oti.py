@@ -61,6 +61,17 @@ class Inversion:
     history: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class Batches:
+    """How many images are optimised at once, and how many batches lie between savings; neither changes a result."""
+
+    size: int = 32
+    save_every: int = 10
+
+
+DEFAULT_BATCHES = Batches()
+
+
 def invert(
     store: Store,
     backbone: Backbone,
@@ -68,12 +79,18 @@ def invert(
     concepts: Concepts,
     phrases: Phrases,
     settings: Settings,
-    batch_size: int = 32,
-    save_every: int = 10,
+    batches: Batches = DEFAULT_BATCHES,
 ) -> Inversion:
-    """Return the EMA pseudo-word [d_tok] of every image, kept in the store.
+    """Return the EMA pseudo-word [d_tok] of every image, kept in the store; an interrupted inversion resumes.
 
-    Saved every `save_every` batches, so a cut-off run goes on from there. Neither number changes a result.
+    Args:
+        store: where the pseudo-words are kept.
+        backbone: the frozen CLIP.
+        images: embeddings of the images to invert.
+        concepts: their nearest concepts, whose phrases are used.
+        phrases: all phrases.
+        settings: what determines the pseudo-words.
+        batches: images at once, and batches between savings.
     """
     facts = asdict(settings) | {"images": images.key, "concepts": concepts.key, "phrases": phrases.key}
     facts |= {"clip": backbone.sha256, "precision": backbone.precision, "code": code_digest(optimise)}
@@ -82,12 +99,13 @@ def invert(
         bank = phrase_bank.prepare(store, backbone, phrases)
 
         def work(first: int, end: int) -> dict[str, Tensor]:
-            edges = [*range(first, end, batch_size), end]
-            batches = (range(*pair) for pair in pairwise(edges))
-            parts = [optimise(backbone, images, concepts, bank, rows, settings) for rows in batches]
+            edges = [*range(first, end, batches.size), end]
+            ranges = (range(*pair) for pair in pairwise(edges))
+            parts = [optimise(backbone, images, concepts, bank, rows, settings) for rows in ranges]
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-        made = shards.run(folder / "shards", len(images.ids), batch_size * save_every, work, desc=f"OTI {images.name}")
+        rows = batches.size * batches.save_every
+        made = shards.run(folder / "shards", len(images.ids), rows, work, desc=f"OTI {images.name}")
         save_file(made, folder / "oti.safetensors")
         _describe(folder, images, kept_steps(settings.steps))
         shards.clear(folder / "shards")
@@ -115,7 +133,7 @@ def bring(store: Store, backbone: Backbone, images: Embeddings, source: Path) ->
 
 
 def make_words(
-    study: Study, backbone: Backbone, settings: Settings, batch_size: int = 32, save_every: int = 10, oti_root: str = ""
+    study: Study, backbone: Backbone, settings: Settings, batches: Batches = DEFAULT_BATCHES, oti_root: str = ""
 ) -> dict[str, Inversion]:
     """Return the pseudo-words of every list of images that has concepts, by its name: all that 03_oti makes.
 
@@ -129,7 +147,7 @@ def make_words(
             words[name] = bring(study, backbone, embeddings.read(study, name), source)
         elif name in with_concepts:
             known = (embeddings.read(study, name), concepts.read(study, name), written)
-            words[name] = invert(study, backbone, *known, settings, batch_size, save_every)
+            words[name] = invert(study, backbone, *known, settings, batches)
     return words
 
 

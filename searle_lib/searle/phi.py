@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from searle_lib import checkpoints
 from searle_lib.backbone.model import Backbone
 from searle_lib.releases import downloads, searle_files
+from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study

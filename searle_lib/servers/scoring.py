@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from searle_lib.data import annotations
 from searle_lib.data.benchmarks import PROTOCOLS
-from searle_lib.evaluation import metrics, rankings, scores
+from searle_lib.evaluation import scores
+from searle_lib.evaluation.rankings import Rankings
 from searle_lib.servers.predictions import Task, image_of, list_problems, problems_of, read, recognised, shown, task_of
 
 SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https://circo.micc.unifi.it/"}
@@ -96,7 +97,7 @@ def _entry_problems(file: Path, given: dict | list, repeated: set[str], task: Ta
     return problems
 
 
-def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> rankings.Ranks:
+def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
     """Ranks in the lists; an image that they lack ranks beyond every k, so that it counts among the ground truths."""
     places = [{image: place for place, image in enumerate(images)} for images in lists]
 
@@ -106,8 +107,9 @@ def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> rankings.Ranks:
 
     target = ranks([[image] for image in queries["target"]])[:, 0]
     group = ranks(queries["group"])
-    subset = metrics.subset_rank(target, group)
-    return rankings.Ranks(target, ranks(queries["ground_truths"]), group, subset)
+    before = (group >= 0) & (group < target.unsqueeze(1))  # members of the group that rank before the target
+    subset = before.sum(1).masked_fill(target < 0, -1)
+    return Rankings(target, ranks(queries["ground_truths"]), group, subset, top=torch.empty(len(lists), 0))
 
 
 def _answered(task: Task, lists: list[list[str]]) -> list[str]:
@@ -119,7 +121,7 @@ def _answered(task: Task, lists: list[list[str]]) -> list[str]:
     return [name for name in names if whole or not name.startswith("Rsubset")]
 
 
-def _by_aspect(task: Task, ranks: rankings.Ranks) -> dict[str, float]:
+def _by_aspect(task: Task, ranks: Rankings) -> dict[str, float]:
     values = scores.metric(scores.ASPECT_METRIC, ranks).numpy()
     long = task.queries[["aspects"]].assign(value=values).explode("aspects").dropna()
     return (long.groupby("aspects")["value"].mean() * 100).round(4).to_dict()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 KEEPING = (  # modules that decide how results are kept and not what they are
-    *("store.artefacts", "store.shards", "store.records", "store.code"),
-    *("checkpoints", "tracking", "releases.downloads"),
+    *("store.artefacts", "store.checkpoints", "store.code", "store.records", "store.shards"),
+    "releases.downloads",
 )
 
 

@@ -1,0 +1,101 @@
+"""The training loop that φ and FTI4CIR share: epochs, the optimizer, checkpoints, the log, and Comet.
+
+A method's training is a subclass of `Training` with its own `train_epoch`. Every epoch draws from its own random
+stream, so an interrupted training that resumes ends in the same bytes.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from searle_lib.store import checkpoints, randomness
+
+Row = dict[str, float]
+
+
+class Training:
+    """A module with its optimizer, its number of finished epochs, and its log of mean losses.
+
+    Args:
+        folder: where checkpoints, the log and the state of an interrupted training lie.
+        name: of the method, as in its parameters: phi or fti.
+        module: what is trained.
+        settings: epochs, learning_rate, weight_decay, batch_size and seed are read here.
+        loss_scale: keeps small gradients from vanishing in float16.
+    """
+
+    def __init__(self, folder: Path, name: str, module: nn.Module, settings, loss_scale: float):
+        self.folder, self.name, self.module = folder, name, module
+        self.settings, self.loss_scale = settings, loss_scale
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.epoch, self.log = checkpoints.resume(folder, module, self.optimizer)
+
+    def train_epoch(self) -> Row:
+        """Train for one epoch and return the means of its losses."""
+        raise NotImplementedError
+
+    def run(self, save_every: int, on_epoch: Callable[[Row], None] = lambda row: None) -> None:
+        """Train the epochs that are left; call `on_epoch` with each new row of the log."""
+        with tqdm(total=self.settings.epochs, initial=self.epoch, desc=self.name, mininterval=2) as bar:
+            while self.epoch < self.settings.epochs:
+                self.module.train()
+                stream = randomness.keys(self.settings.seed, f"{self.name}-epoch", [self.epoch])[0]
+                torch.manual_seed(int(stream >> np.uint64(1)))
+                losses = self.train_epoch()
+                self.epoch += 1
+                self.log.append({"epoch": self.epoch} | losses)
+                self.save(save_every)
+                on_epoch(self.log[-1])
+                bar.update()
+        checkpoints.finish(self.folder)
+
+    def save(self, save_every: int) -> None:
+        """Save the state to resume from, and the weights of every `save_every`-th and of the last epoch."""
+        if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
+            file = checkpoints.file_of(self.folder, self.name, self.epoch)
+            checkpoints.save_weights(self.module.state_dict(), file)
+        checkpoints.save(self.folder, self.module, self.optimizer, self.epoch, self.log)
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """Yield the rows [batch_size] of whole batches in a random order; the last partial batch is dropped."""
+        for rows in torch.randperm(count).split(self.settings.batch_size):
+            if len(rows) == self.settings.batch_size:
+                yield rows
+
+    def step(self, loss: Tensor) -> None:
+        """Take one step of the optimizer."""
+        (loss * self.loss_scale).backward()
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.loss_scale
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def comet(name: str, facts: dict) -> Callable[[Row], None]:
+    """Return what to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY.
+
+    The workspace is that of COMET_WORKSPACE, which Comet reads itself.
+    """
+    if not importlib.util.find_spec("comet_ml") or not os.environ.get("COMET_API_KEY"):
+        return lambda row: None
+    experiments = []
+
+    def log(row: Row) -> None:
+        if not experiments:  # a kept training opens none
+            from comet_ml import Experiment
+
+            experiments.append(Experiment(project_name="searle"))
+            experiments[0].set_name(name)
+            experiments[0].log_parameters(facts)
+        experiments[0].log_metrics(row, epoch=int(row["epoch"]))
+
+    return log
