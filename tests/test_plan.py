@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from searle_lib.releases.folders import is_trained
 from searle_lib.data import benchmarks
 from searle_lib.evaluation import methods
 from searle_lib.releases import folders
@@ -197,7 +198,7 @@ def test_methods_need_the_notebooks_that_make_their_words():
     [("last", True), ("5", True), ("SEARLE_ViT-B32", False), ("phi_20.pt", False), ("last.pt", False)],
 )
 def test_a_phi_is_trained_when_its_checkpoint_is_last_or_an_epoch(checkpoint, trained):
-    assert methods.is_trained(checkpoint) == trained
+    assert is_trained(checkpoint) == trained
     assert plan.trains_phi(["SEARLE"], checkpoint) == trained
     assert not plan.trains_phi(["SEARLE-OTI", "FTI4CIR"], checkpoint)
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from searle_lib.backbone.model import Backbone, load_clip
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
-from searle_lib.evaluation.methods import is_trained
 from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
+from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, phi
 from searle_lib.store.artefacts import Damaged, file_sha256
 from searle_lib.store.records import Study

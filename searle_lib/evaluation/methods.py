@@ -28,8 +28,3 @@ METHODS = {
     "SEARLE-OTI": Method("evaluation.composers:SearleOti", needs="03_oti"),
     "FTI4CIR": Method("evaluation.composers:Fti4CirQueries", needs="05_fti4cir"),
 }
-
-
-def is_trained(phi_checkpoint: str) -> bool:
-    """Return whether a phi_checkpoint is of a training, "last" or an epoch, and not a file or a published name."""
-    return phi_checkpoint == "last" or phi_checkpoint.isdigit()

@@ -1,4 +1,4 @@
-"""The authors' files, taken in and given out.
+"""Files of the authors and other releases: downloaded, read safely, and found in their folders.
 
-Takes folders and files in their form; gives plain data of ours, or says in one sentence why they cannot be used.
+Takes names, addresses and folders. Gives plain tensors and tables; nothing in a file is executed.
 """

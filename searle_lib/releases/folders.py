@@ -28,6 +28,11 @@ def find_tokens(oti_root: str, images: str) -> Path | None:
     return file and file.parent
 
 
+def is_trained(phi_checkpoint: str) -> bool:
+    """Return whether a phi_checkpoint is of a training, "last" or an epoch, and not a file or a published name."""
+    return phi_checkpoint == "last" or phi_checkpoint.isdigit()
+
+
 def _below(root: str, images: str, pattern: str, parameter: str) -> list[Path]:
     if not root:
         return []

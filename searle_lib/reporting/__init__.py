@@ -1,4 +1,4 @@
-"""What people look at: pages made from executed notebooks, tables and pictures.
+"""Tables, figures, image sheets, and the HTML pages of a study.
 
-Takes executed notebooks and the records beside them; gives HTML that opens from disk with no network.
+Takes scores, rankings and executed notebooks. Gives what a reader looks at.
 """

@@ -18,7 +18,7 @@ from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone
 from searle_lib.backbone.texts import Laid
 from searle_lib.data.benchmarks import IMAGENET
-from searle_lib.evaluation.methods import is_trained
+from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, oti, phrase_bank, phrases
 from searle_lib.searle.concepts import Concepts
 from searle_lib.searle.phi import EPOCH, Distilled, Phi, bring, load

@@ -1,5 +1,4 @@
-"""What a study keeps between its notebooks: records of what each one did, and the code that artefacts depend on.
+"""Where results are kept: artefacts named by a hash, records of notebooks, shards, checkpoints, random streams.
 
-Takes the names, facts and files of the stages above; gives them back whole, or says in one sentence what is missing,
-damaged or stale, and which notebook makes it again.
+Takes facts and functions that build. Gives folders that are whole or absent. Imports no other room.
 """

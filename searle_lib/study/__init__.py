@@ -1,4 +1,4 @@
-"""A study as people run it: its parameters, the notebooks it needs, and what a notebook sees of it.
+"""A study: its parameters, its plan, its run, and what a notebook sees of it.
 
-Takes a parameter file or a notebook's parameters cell; gives executed notebooks, records and pages.
+Takes a parameter file and the notebooks. Gives executed notebooks, records and pages.
 """

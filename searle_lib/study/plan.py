@@ -6,8 +6,9 @@ A list of images is "imagenet/test", from which φ learns, or a split's referenc
 from collections.abc import Mapping, Sequence
 
 from searle_lib.data import benchmarks
-from searle_lib.evaluation.methods import METHODS, is_trained
+from searle_lib.evaluation.methods import METHODS
 from searle_lib.releases import folders
+from searle_lib.releases.folders import is_trained
 
 NOTHING_INVERTED = "nothing is inverted"
 
