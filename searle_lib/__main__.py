@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     command("submit", _submit, "write the files that the test servers take, from a study's rankings", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' form", params, changes, to)
     command("validate", _validate, "say whether a test server would take a file of CIRR or CIRCO", file, data)
-    tables = [([name], {"type": Path, "help": "a intervals.csv"}) for name in ("first", "second")]
-    command("compare", _compare, "say how far the numbers of two intervals.csv lie apart", *tables)
+    tables = [([name], {"type": Path, "help": "a results.csv"}) for name in ("first", "second")]
+    command("compare", _compare, "say how far the numbers of two results.csv lie apart", *tables)
     dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     command(

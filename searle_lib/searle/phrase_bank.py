@@ -82,7 +82,7 @@ class PhraseBank:
                 "or use concepts that were kept so deep."
             )
         names = [name.strip() for name in concepts.names]
-        number = {name: place for place, name in enumerate(dict.fromkeys(names))}  # Open Images has some names twice
+        number = {name: place for place, name in enumerate(dict.fromkeys(names))}  # a vocabulary may hold a name twice
         distinct = np.array([number[name] for name in names])[concepts.rows[rows.start : rows.stop].numpy()]  # [N, k]
         taken = ~_seen_before(distinct)
         taken &= taken.cumsum(1) <= top_k

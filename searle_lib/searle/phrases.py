@@ -89,7 +89,7 @@ def generate(
     """
     if given:
         return _given(store, vocabulary, given)
-    names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
+    names = tuple(dict.fromkeys(vocabulary.names))  # a vocabulary may hold a name twice
     facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
     facts["code"] = code_digest(sample, clean)
 
