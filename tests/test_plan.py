@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from searle_lib.releases.folders import is_trained
 from searle_lib.data import benchmarks
-from searle_lib.evaluation import methods
 from searle_lib.releases import folders
+from searle_lib.releases.folders import is_trained
 from searle_lib.study import plan, workspace
 
 NOTEBOOKS = [path.stem for path in workspace.notebooks(Path(__file__).parents[1])]

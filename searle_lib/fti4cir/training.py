@@ -31,7 +31,7 @@ from searle_lib.store.artefacts import Artefact, Store, write_json
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
-from searle_lib.training import Training
+from searle_lib.training import Training, comet
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
 UNUSED = {
@@ -226,7 +226,6 @@ def make_training(
     captions: Captions,
     settings: Settings,
     keep: Checkpoints,
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Artefact | None:
     """Return the training on a study's captioned images; None without captions: the network is to be brought.
 
@@ -236,7 +235,7 @@ def make_training(
         return None
     keep.require("fti", settings.epochs)
     known = TrainingSet(captioned, captions, images.reader(study))
-    return train(study, backbone, known, settings, keep.save_every, on_epoch)
+    return train(study, backbone, known, settings, keep.save_every, comet(study.name, asdict(settings)))
 
 
 def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:

@@ -29,7 +29,7 @@ from searle_lib.store.artefacts import Artefact, Store, write_json
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
-from searle_lib.training import Training
+from searle_lib.training import Training, comet
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,6 @@ def make_phi(
     backbone: Backbone,
     settings: Settings,
     keep: Checkpoints,
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> tuple[Distilled, Artefact | None]:
     """Return the φ of a study, trained on what earlier notebooks made or brought, and its training, None where brought.
 
@@ -126,7 +125,7 @@ def make_phi(
     keep.require("phi", settings.epochs)
     images, words = embeddings.read(study, IMAGENET), oti.read(study, IMAGENET).tokens
     known = TrainingSet(images, words, concepts.read(study, IMAGENET), phrases.read(study))
-    training = train(study, backbone, known, settings, keep.save_every, on_epoch)
+    training = train(study, backbone, known, settings, keep.save_every, comet(study.name, asdict(settings)))
     return choose(study, backbone, training, keep.chosen, settings.dropout), training
 
 
