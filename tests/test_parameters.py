@@ -10,7 +10,6 @@ import yaml
 
 from searle_lib.data import benchmarks
 from searle_lib.evaluation import methods
-from searle_lib.fti4cir import training as fti_training
 from searle_lib.study import parameters, plan
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +55,14 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
         ("datasets: []", r"datasets in .* is empty; name at least one of fashioniq, cirr, circo"),
         ("methods: []", r"methods in .* is empty; name at least one of Image-only, Text-only, "),
         ("images_to_invert: [pictures]", r"images_to_invert in .* holds 'pictures'; it must be unlabeled or referenc"),
-        ("fti_words: neither", r"fti_words in .* holds 'neither'; it must be both or subject or attributes"),
+        ("fti_words: neither", r"fti_words in .* is 'neither'; it must be 'both', 'subject' or 'attributes'"),
         ("methods: [SEARL]", r"methods in .* holds 'SEARL'; it must be Image-only or Text-only or"),
-        ("oti_steps: 0", r"oti_steps in .* is 0; it must be at least 1"),
-        ("oti_lambda_gpt: -0.5", r"oti_lambda_gpt in .* is -0.5; it must be at least 0"),
+        ("oti_steps: 0", r"oti_steps in .* is 0; it must be greater than 0"),
+        ("oti_lambda_gpt: -0.5", r"oti_lambda_gpt in .* is -0.5; it must be greater than or equal to 0"),
+        ("phi_dropout: 7.5", r"phi_dropout in .* is 7.5; it must be less than 1"),
+        ("fti_temperature: .nan", r"fti_temperature in .* is nan; it must be a finite number"),
+        ("seed: 99999999999999999999", r"seed in .* is 9+; it must be less than 9223372036854775808"),
+        ("workers: 0", r"workers in .* is 0; it must be greater than 0"),
         ("seed: 1\nseed: 2", r"study.yaml sets seed twice; remove one"),
         ("a: [1", r"study.yaml is not valid YAML"),
         ("- 1", r"study.yaml must hold one `name: value` a line, but holds a list"),
@@ -90,7 +93,6 @@ def test_an_empty_list_of_images_to_invert_is_accepted(tmp_path, known):
 def test_choices_are_looked_up_where_they_stand(known, monkeypatch):
     assert parameters.choices("datasets") == tuple(benchmarks.PROTOCOLS)
     assert parameters.choices("methods") == tuple(methods.METHODS)
-    assert parameters.choices("fti_words") == tuple(fti_training.UNUSED)
     assert parameters.choices("oti_steps") == ()
     added = {**methods.METHODS, "Mine": methods.Method("composers:TextOnly")}
     monkeypatch.setattr(methods, "METHODS", added)  # as a new line of the table would

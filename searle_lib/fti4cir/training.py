@@ -10,8 +10,10 @@ first one that two processors decide differently, after some twenty steps in flo
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+import pydantic
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -30,6 +32,7 @@ from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store, write_json
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
+from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
 from searle_lib.training import Training, comet
 
@@ -39,26 +42,25 @@ UNUSED = {
     "subject": ("orthogonality", "attribute"),
     "attributes": ("subject",),
 }  # terms without their words
-WITHOUT = ("", *TERMS)  # what an ablation may leave out of the loss
 STEPS = "steps.csv"
 CHOSEN_ON = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # checkpoints that are an epoch's best, by what metric
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Settings:
     """What determines the network; the published values are the defaults."""
 
-    epochs: int = 60
-    learning_rate: float = 4e-5
-    drop_epoch: int = 10  # from which the rate is a tenth
-    weight_decay: float = 0.01
-    batch_size: int = 256
-    dropout: float = 0.5
-    temperature: float = 0.20
-    lambda_regularisation: float = 1.4
-    words: str = "both"  # an ablation: subject or attributes alone
-    without: str = ""  # an ablation: one of TERMS to leave out
-    seed: int = 42
+    epochs: PositiveInt = 60
+    learning_rate: PositiveFloat = 4e-5
+    drop_epoch: PositiveInt = 10  # from which the rate is a tenth
+    weight_decay: NonNegativeFloat = 0.01
+    batch_size: PositiveInt = 256
+    dropout: Share = 0.5
+    temperature: PositiveFloat = 0.20
+    lambda_regularisation: NonNegativeFloat = 1.4
+    words: Literal["both", "subject", "attributes"] = "both"  # an ablation: subject or attributes alone
+    without: Literal[("", *TERMS)] = ""  # an ablation: a term to leave out
+    seed: Seed = 42
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def train(
 ) -> Artefact:
     """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    An interrupted training resumes after its last finished epoch. Raises ValueError for an unknown ablation and for
-    fewer images than a batch.
+    An interrupted training resumes after its last finished epoch. Raises ValueError for fewer
+    images than a batch.
 
     Args:
         store: where the training is kept.
@@ -153,10 +155,6 @@ def train(
         save_every: epochs between checkpoints that are kept; changes no result.
         on_epoch: is called with every new row of the log.
     """
-    if settings.words not in UNUSED:
-        raise ValueError(f"fti_words is {settings.words}; it must be {' or '.join(UNUSED)}.")
-    if settings.without not in WITHOUT:
-        raise ValueError(f"fti_without is {settings.without}; it must be empty or one of {', '.join(TERMS)}.")
     captions = known.captions
     if len(captions.ids) < settings.batch_size:
         raise ValueError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -32,6 +33,7 @@ from searle_lib.searle.phrases import Phrases
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
+from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
 
 START_DEVIATION = 0.02
@@ -39,18 +41,18 @@ IDS = "images.json"  # beside the words: whose they are, and at which steps thei
 HISTORY = 25  # points of the loss curve that are kept of every image
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Settings:
     """What determines a pseudo-word; the published values are the defaults."""
 
-    steps: int = 350
-    learning_rate: float = 2e-2
-    weight_decay: float = 0.01
-    top_k: int = 15
-    lambda_cos: float = 1.0
-    lambda_gpt: float = 0.5
-    ema_decay: float = 0.99
-    seed: int = 42
+    steps: PositiveInt = 350
+    learning_rate: PositiveFloat = 2e-2
+    weight_decay: NonNegativeFloat = 0.01
+    top_k: PositiveInt = 15
+    lambda_cos: NonNegativeFloat = 1.0
+    lambda_gpt: NonNegativeFloat = 0.5
+    ema_decay: Share = 0.99
+    seed: Seed = 42
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from searle_lib.searle.concepts import Vocabulary
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
+from searle_lib.store.limits import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from searle_lib.store.records import Study
 
 PROMPT = "a photo of {} that"
@@ -27,15 +29,15 @@ RELEASE = "https://github.com/miccunifi/SEARLE/releases/download/weights/GPTNeo2
 TOP_K = 50  # not named by the authors: what `generate` did by default when they sampled
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Settings:
     """How phrases are sampled; the published values are the defaults."""
 
-    phrases_per_concept: int = 256
-    max_length: int = 35  # tokens, the prompt's included
-    temperature: float = 0.5
-    no_repeat_ngram: int = 2
-    seed: int = 42
+    phrases_per_concept: PositiveInt = 256
+    max_length: PositiveInt = 35  # tokens, the prompt's included
+    temperature: PositiveFloat = 0.5
+    no_repeat_ngram: NonNegativeInt = 2
+    seed: Seed = 42
 
 
 @dataclass(frozen=True)

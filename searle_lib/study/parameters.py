@@ -9,12 +9,16 @@ import difflib
 import importlib
 import io
 import json
+import math
 import tokenize
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from searle_lib.store.limits import PositiveInt, Seed
 
 Value = str | int | float | bool | list
 COMMON = ("study", "data_root", "artefact_root", "report_root", "seed", "device", "workers")
@@ -33,11 +37,15 @@ CHOICES = {  # where the list of allowed values stands, imported only when a val
     "missing_images": "data.readable:POLICIES",
     "images_to_invert": "data.benchmarks:IMAGE_LISTS",
     "caption_split": "fti4cir.captions:SPLITS",
-    "fti_words": "fti4cir.training:UNUSED",
-    "fti_without": "fti4cir.training:WITHOUT",
     "methods": "evaluation.methods:METHODS",
 }
-MAY_BE_ZERO = ("seed", "phrase_no_repeat_ngram")  # of the whole numbers
+SETTINGS = {  # of which stage's Settings a parameter with this prefix is a field, which states its limits
+    "phrase_": "searle.phrases",
+    "phrases_": "searle.phrases",
+    "oti_": "searle.oti",
+    "phi_": "searle.distillation",
+    "fti_": "fti4cir.training",
+}
 MAY_BE_EMPTY = ("images_to_invert",)  # of the lists
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
@@ -126,11 +134,9 @@ def check(name: str, value: object, known: dict[str, Declared], source: str) -> 
             f"{name} in {source} is {value!r}, a {type(value).__name__}, but must be of type {kind.__name__}{hint}; "
             f"notebook {known[name].notebooks[0]} says: {known[name].help or 'nothing'}."
         )
-    if value != known[name].default:
+    if value != known[name].default:  # a default needs no check, and no import of its stage
         _check_choice(name, value, source)
-    least = 0 if kind is float or name in MAY_BE_ZERO else 1
-    if kind in (int, float) and value < least:
-        raise ValueError(f"{name} in {source} is {value}; it must be at least {least}.")
+        _check_limits(name, value, source)
     return value
 
 
@@ -141,6 +147,23 @@ def _check_choice(name: str, value: Value, source: str) -> None:
     for one in value if isinstance(value, list) else [value]:
         if allowed and one not in allowed:
             raise ValueError(f"{name} in {source} holds {one!r}; it must be {' or '.join(allowed)}.")
+
+
+def _check_limits(name: str, value: Value, source: str) -> None:
+    """Raise ValueError for a value outside its limits: those of its stage's Settings, else at least 1 of an integer."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} in {source} is {value}; it must be a finite number.")
+    limits = Seed if name == "seed" else PositiveInt if type(value) is int else None
+    prefix = next((prefix for prefix in SETTINGS if name.startswith(prefix)), "")
+    if prefix:
+        settings = importlib.import_module(f"searle_lib.{SETTINGS[prefix]}").Settings
+        fields = typing.get_type_hints(settings, include_extras=True)
+        limits = fields.get(name.removeprefix(prefix)) or fields.get(name) or limits
+    try:
+        TypeAdapter(limits or type(value)).validate_python(value)
+    except ValidationError as problem:
+        rule = problem.errors()[0]["msg"].replace("Input should be", "it must be")
+        raise ValueError(f"{name} in {source} is {value!r}; {rule}.") from None
 
 
 def _cell(path: Path) -> dict[str, tuple[type, Value, str]]:

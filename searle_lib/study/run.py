@@ -68,7 +68,7 @@ def run(
     workspace.draw_world(root, values)
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     console = Console(highlight=False)
-    runner = _Runner(root, study, console, len(chosen))
+    runner = _Runner(study, console)
     with closing(runner):
         for path in chosen:
             own = {name: values[name] for name in parameters.of_notebook(known, path.stem)}
@@ -167,10 +167,9 @@ def _chosen(notebooks: list[Path], only: str | None, first: str | None) -> list[
 class _Runner:
     """Runs notebooks of a study one after another; a page is rendered while the next notebook runs."""
 
-    def __init__(self, root: Path, study: Study, console: Console, most: int):
-        self.root, self.study, self.console, self.most = root, study, console, most
+    def __init__(self, study: Study, console: Console):
+        self.study, self.console = study, console
         self.ran: list[str] = []
-        self.kernels = None
         self.pages: list[Future] = []
         self.pool = ThreadPoolExecutor(1)
 
@@ -178,23 +177,19 @@ class _Runner:
         """Run a notebook aside and put it in place when it ends well; keep it as *.failed.ipynb when it does not."""
         from searle_lib.study import execution  # brings papermill, which takes seconds to import
 
-        if self.kernels is None:
-            self.study.reports.mkdir(parents=True, exist_ok=True)
-            self.kernels = execution.ahead(self.root, self.most)
+        self.study.reports.mkdir(parents=True, exist_ok=True)
         output, line = self.study.reports / path.name, _Line(path.stem)
         with Live(get_renderable=line, console=self.console, refresh_per_second=4, transient=True):
-            problem = execution.execute(path, output, values, next(self.kernels), line.says)
+            problem = execution.execute(path, output, values, line.show)
         if problem:
             raise Stopped(f"{path.stem} stopped: {problem}")
-        line.says("done")
+        line.show("done")
         self.console.print(line())
         self.ran.append(path.stem)
         self.pages.append(self.pool.submit(execution.render, self.study, output))
 
     def close(self) -> None:
-        """Wait for the pages and end the kernel that no notebook took."""
-        if self.kernels is not None:
-            self.kernels.close()
+        """Wait for the pages."""
         self.pool.shutdown()
         for page in self.pages:
             page.result()
@@ -209,7 +204,7 @@ class _Line:
     def __call__(self) -> Text:
         return Text(f"{self.name:<14}{time.monotonic() - self.started:6.1f} s  {self.doing}", no_wrap=True)
 
-    def says(self, doing: str) -> None:
+    def show(self, doing: str) -> None:
         """Show what the notebook does now."""
         self.doing = doing
 
