@@ -19,7 +19,7 @@ study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=anot
 test: .venv/made ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: .venv/made ## run the tests that need no whole study, in under two minutes
+check: lint ## check style and run the fast tests, in under two minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 same: .venv/made ## run the mini study as another processor would round it, and compare every number
@@ -36,10 +36,11 @@ report: .venv/made ## run 07_results again and render its page
 bench: .venv/made ## measure each piece of work against a plain rendering of it (a quarter of an hour)
 	@$(SPEED) $(BIN)/python -W ignore -m bench
 
-lint: .venv/made ## check style and formatting, notebooks included, and that no notebook holds outputs
+lint: .venv/made ## check style, notebooks included, that no notebook holds outputs, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/lint-imports --no-logo --no-cache
 
 world: .venv/made ## train the miniature world's own CLIP and language model anew (half an hour on two cores)
 	$(SPEED) $(BIN)/python -m searle_lib.miniworld.training

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from clip.model import CLIP
 from torch import Tensor
 
-from bench import fti_plain, plain
+from bench import published
 from bench.problems import (
     PLENTY,
     WIDTH,
@@ -26,7 +26,7 @@ from bench.problems import (
     tower_flop,
     written,
 )
-from searle_lib import ranking
+from searle_lib import plain, ranking
 from searle_lib.backbone import texts
 from searle_lib.backbone.model import encode_images, encode_patches, tokenize
 from searle_lib.data import images
@@ -42,13 +42,16 @@ PUBLISHED_BATCH = 32  # of OTI
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of work: what is measured, both ways to do it, whether the results agree, the arithmetic that is needed
-    (FLOP, 0 where it is no matter of that), and by how much the library should be faster."""
+    """A piece of work, and how the library and a plain rendering do it.
+
+    `agree` tells whether two results are the same. `flop` is the arithmetic that is needed, 0 where it is not what takes
+    the time. `target`, the goal, is how many times as fast the library should be; 0 without one.
+    """
 
     name: str
     what: str
     ours: Callable[[], object]
-    plain: Callable[[], object] | None
+    plain: Callable[[], object]
     agree: Callable[[object, object], bool]
     flop: float = 0.0
     target: float = 0.0
@@ -128,7 +131,7 @@ def phi_epoch(number: int, batch: int, device: str = "cpu") -> Piece:
         batches = [rows for rows in torch.randperm(number).split(batch) if len(rows) == batch]
         with unfrozen(device) as clip:
             there = seen.vectors.to(device), tokens.to(device)
-            return [float(np.mean(plain.phi_steps(clip, network, *there, batches, pairs)))]
+            return [float(np.mean(published.phi_losses(clip, network, *there, batches, pairs)))]
 
     replaced = [phrase.replace(concept, SLOT) for concept, phrase in pairs]
     return Piece(
@@ -148,7 +151,7 @@ def _pairs(rows: np.ndarray) -> list[tuple[str, str]]:
     return [(owner[row], written().texts[row]) for row in rows.tolist()]
 
 
-def fti(batch: int, device: str = "cpu") -> Piece:
+def fti_step(batch: int, device: str = "cpu") -> Piece:
     """A training step of FTI4CIR with its one visual pass, as in a first epoch."""
     torch.manual_seed(1)
     networks = [Fti4Cir(WIDTH, 768, dropout=0.0).to(device) for _ in range(2)]
@@ -176,7 +179,7 @@ def fti(batch: int, device: str = "cpu") -> Piece:
     def as_published() -> Tensor:
         networks[0].zero_grad(set_to_none=True)
         with unfrozen(device) as clip:
-            fti_plain.step(clip, networks[0], pixels, subjects, attributes)
+            published.fti_step(clip, networks[0], pixels, subjects, attributes)
         return gradients(networks[0])
 
     return Piece(
@@ -205,7 +208,7 @@ def association(names: int, device: str = "cpu") -> Piece:
         "concept association",
         f"{names} of 20,931 names (the time is that of the names), 64 images",
         ours,
-        lambda: plain.concepts_of(model(device), words, vectors.to(device), 15),
+        lambda: published.nearest_names(model(device), words, vectors.to(device), 15),
         lambda a, b: np.mean([x == y for x, y in zip(sum(a, []), sum(b, []), strict=True)]) > 0.98,  # noqa: RUF017
         flop=tower_flop(texts.cut(tokens, tokenize(before * names).ends).ends + 1),
         target=6.0,
@@ -217,7 +220,7 @@ def embedding(number: int, device: str = "cpu") -> Piece:
     paths = files(number)
 
     def as_published() -> Tensor:
-        return plain.image_embeddings(
+        return published.image_embeddings(
             model(device), paths, lambda picture: images.to_pixels(picture, 224, "targetpad").to(device)
         ).cpu()
 
@@ -244,6 +247,6 @@ def written_phrases(names: int, count: int, device: str = "cpu") -> Piece:
         "phrases",
         f"{count} each about {names} concepts, by a GPT-Neo of 6 blocks of width 512",
         lambda: phrases.sample(*language_model(device), words, settings).flatten(0, 1).tolist(),
-        lambda: plain.phrases(*language_model(device), words, draws.tolist(), settings),
+        lambda: published.sampled_phrases(*language_model(device), words, draws.tolist(), settings),
         lambda a, b: np.mean([x == y for x, y in zip(a, b, strict=True)]) > 0.98,
     )

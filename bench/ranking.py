@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from bench import plain
+from bench import published
 from bench.pieces import Piece
 from bench.problems import WIDTH
 from searle_lib import ranking
@@ -42,7 +42,7 @@ def cirr(queries: int = 4181, gallery: int = 2297) -> Piece:
         "CIRR val, scored",
         f"{queries:,} queries over {gallery:,} images, from features",
         ours,
-        lambda: plain.cirr_recalls(units, F.normalize(vectors, dim=-1), names, *columns),
+        lambda: published.cirr_recalls(units, F.normalize(vectors, dim=-1), names, *columns),
         lambda a, b: all(abs(a[name] - b[name]) < 0.05 for name in b),
         2.0 * queries * gallery * WIDTH,
         target=40.0,
@@ -59,7 +59,7 @@ def circo(queries: int = 800, gallery: int = 123_403) -> Piece:
         "CIRCO test, ranked",
         f"{queries:,} queries over {gallery:,} images, top 50",
         lambda: ranking.search(units, vectors, k=50).top,
-        lambda: plain.best_names(units, vectors, names, 50),
+        lambda: published.best_names(units, vectors, names, 50),
         lambda a, b: np.mean(names[a.numpy()] == np.array(b)) > 0.999,
         2.0 * queries * gallery * WIDTH,
     )

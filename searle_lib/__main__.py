@@ -1,4 +1,4 @@
-"""The command line: `python -m searle_lib run params/mini.yaml`."""
+"""The command line: `searle run params/mini.yaml`, or `python -m searle_lib run params/mini.yaml`."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ def _sentence(problem: Exception) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m searle_lib", description="Composed image retrieval, a study.")
+    parser = argparse.ArgumentParser(prog="searle", description="Composed image retrieval, a study.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name, run, explained, *arguments):

@@ -231,8 +231,8 @@ def test_an_epoch_that_will_not_be_kept_is_refused_before_the_training(captioned
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"without": "everything"}, "fti_without is everything; it must be empty or one of contrastive"),
-        ({"words": "none"}, "fti_words is none; it must be both or subject or attributes"),
+        ({"without": "everything"}, "without\n  Input should be '', 'contrastive'"),
+        ({"words": "none"}, "words\n  Input should be 'both', 'subject' or 'attributes'"),
         ({"batch_size": 11}, "fti_batch_size is 11 but 10 images have captions; lower it"),
     ],
 )

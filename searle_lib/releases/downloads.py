@@ -1,197 +1,112 @@
-"""Files fetched from the web: once, with progress, resumed when cut off, refused when wrong.
+"""Download a published file once, and compare its sha256 at every use.
 
-A file arrives as `<name>.part`, with `<name>.part.json` saying what it is a part of, and is renamed when whole. Beside
-it stands `<name>.sha256`, the pin of what first came, in the form that `sha256sum -c` reads. Own code, because none of
-our dependencies resumes a download through a public function. It stands on artefacts alone.
+`fetch` takes a url and a path, and returns the path of the whole file. A file without a published sha256 gets a pin:
+`<name>.sha256` beside it keeps the sha256 of the file that first came, in the format of `sha256sum -c`. The loaders of
+CLIP, φ and the published phrases call `fetch`.
 """
 
-import json
-import os
-import urllib.error
-import urllib.request
+import contextlib
+import errno
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pooch
+import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from searle_lib.store.artefacts import FULL, file_sha256, write_json, written_aside
+from searle_lib.store.artefacts import FULL, file_sha256, written_aside
 
 TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 16  # bytes, of which a reset connection loses one at most
+pooch.get_logger().setLevel("WARNING")  # otherwise pooch prints the url, and a hint about hashes
 
 
 def cache() -> Path:
-    """The folder of what is fetched for all studies."""
+    """Return the folder that keeps the downloads of all studies."""
     return Path("~/.cache/searle").expanduser()
 
 
 def fetch(url: str, path: Path, sha256: str = "") -> Path:
-    """The file at `path`, fetched from `url` unless it is there, going on from where an earlier call was cut off.
+    """Return `path`, downloaded from `url` if it does not exist; the file appears whole or not at all.
 
-    Raises, in one sentence, ValueError when it is not the file of that sha256 or, where none is published, not the
-    one that first came; ConnectionError when it cannot be fetched or was cut off; OSError when the disk is full.
+    `sha256` is the published one; if it is empty, the pin takes its place.
+
+    Raises, in one sentence:
+        ValueError: if the file is not the published or pinned one.
+        ConnectionError: if the file cannot be fetched, or the connection ends early.
+        PermissionError: if the folder may not be written.
+        OSError: if the disk is full.
     """
-    if not path.exists():
-        try:
+    pin = path.with_name(f"{path.name}.sha256")
+    known = sha256.lower() or _read_pin(pin)
+    expected = "the file published" if sha256 else "the file that first came"
+    if not (known and path.exists()):
+        meant = "" if sha256 else f" (after deleting {pin.name}, if the file was meant to change)"
+        with _one_sentence(url, path, f"is not {expected}; it was not kept, run again to fetch it anew{meant}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except PermissionError:
-            raise PermissionError(
-                f"{path.parent} may not be written, where {url} is to be kept; set HOME to a folder that may, or give "
-                "the file's path as the parameter."
-            ) from None
-        with FileLock(_beside(path, ".lock")):
-            if not path.exists():  # another process fetched it while we waited
-                _fetch_anew(url, path, sha256.lower())
-    _verify(path, sha256.lower())
+            with FileLock(path.with_name(f"{path.name}.lock")):
+                known = known or _read_pin(pin)  # another process may have fetched the file while this one waited
+                if not path.exists():
+                    pooch.retrieve(url, known or None, path.name, path.parent, downloader=_download)
+                if not known:
+                    known = file_sha256(path)
+                    with written_aside(pin) as aside:
+                        aside.write_text(f"{known}  {path.name}\n")
+    if (found := file_sha256(path)) != known:
+        raise ValueError(
+            f"{path} is not {expected} (its sha256 is {found[:12]}..., not {known[:12]}...); delete it and {pin.name} "
+            "to fetch it again."
+        )
     return path
 
 
-def pinned(path: Path) -> str:
-    """The sha256 of a file, written beside it at the first call; ValueError when the file is another one later."""
-    return _verify(path, "")
-
-
-def _verify(path: Path, published: str) -> str:
-    found, pin = file_sha256(path), _pin(path)
-    _compare(str(path), found, published, pin, f"delete it and {path.name}.sha256 to fetch it again")
-    if found != pin and (pin or not published):  # what is published needs no pin, and its folder may be read-only
-        with FileLock(_beside(path, ".lock")), written_aside(_beside(path, ".sha256")) as aside:
-            aside.write_text(f"{found}  {path.name}\n")
-    return found
-
-
-def _compare(what: str, found: str, published: str, pin: str, remedy: str) -> None:
-    wanted = published or pin
-    if wanted and found != wanted:
-        role = "the file published" if published else "the file that first came"
-        raise ValueError(f"{what} is not {role} (its sha256 is {found[:12]}..., not {wanted[:12]}...); {remedy}.")
-
-
-def _pin(path: Path) -> str:
-    pin = _beside(path, ".sha256")
+def _read_pin(pin: Path) -> str:
     return (pin.read_text().split() or [""])[0].lower() if pin.exists() else ""
 
 
-def _fetch_anew(url: str, path: Path, published: str) -> None:
-    part, origin = _beside(path, ".part"), _beside(path, ".part.json")
-    _download(url, path, part, origin)
-    remedy = "it was not kept, run again to fetch it anew"
-    if not published:
-        remedy += f" (after deleting {path.name}.sha256, if the file was meant to change)"
-    try:
-        _compare(f"{path.name} from {url}", file_sha256(part), published, _pin(path), remedy)
-    except ValueError:
-        part.unlink()
-        origin.unlink()
-        raise
-    os.replace(part, path)
-    origin.unlink()
+def _download(url: str, temporary: str, _: object) -> None:
+    def refuse_page(response: requests.Response, **_: object) -> None:
+        page = response.status_code == 200 and "text/html" in response.headers.get("Content-Type", "").lower()
+        if page and not urlsplit(url).path.endswith(".html"):  # a login page, for example
+            raise ConnectionError("the server sends a web page instead")
+
+    plain = {"Accept-Encoding": "identity"}  # otherwise Content-Length may be that of compressed bytes
+    hooks = {"response": refuse_page}
+    Path(temporary).unlink()  # only this user may read it; the download makes it anew with the usual permissions
+    with tqdm(total=1, desc=Path(url).name, unit="B", unit_scale=True, mininterval=2) as bar:  # pooch sets the total
+        pooch.HTTPDownloader(bar, 1 << 16, timeout=TIMEOUT, headers=plain, hooks=hooks)(url, temporary, None)
+    size = Path(temporary).stat().st_size
+    if size < bar.total:  # urllib3 2 has raised already, urllib3 1 has not
+        raise ConnectionError(f"the connection ended after {size:,} of {bar.total:,} bytes")
 
 
-def _download(url: str, path: Path, part: Path, origin: Path) -> None:
-    """Bring the part to its full length; when the connection or the disk gives out, keep it and say so."""
-    known = json.loads(origin.read_text()) if part.exists() and origin.exists() else {}
-    have = part.stat().st_size if known.get("url") == url else 0
-    if have and have == known["size"]:  # killed between the last byte and the renaming
-        return
-    answer = _ask(url, path, have, known.get("validator", ""))
-    if have and answer.status in (206, 416) and not _continues(answer, have, known):
-        answer.close()
-        answer = _ask(url, path, 0, "")
-    if answer.status == 416:
-        answer.close()
-        return
-    if answer.status == 206:
-        size = _number(answer.headers["Content-Range"].rpartition("/")[2])
-    else:
-        have, size = 0, _number(answer.headers["Content-Length"])
-    reason = ""
+@contextlib.contextmanager
+def _one_sentence(url: str, path: Path, wrong: str) -> Iterator[None]:
+    """Say in one sentence what kept the file from coming, and what to do."""
     try:
-        with answer, tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=path.name, mininterval=2) as bar:
-            if not have:
-                part.unlink(missing_ok=True)  # before its origin changes, lest its bytes be taken for the new file's
-                write_json(origin, {"url": url, "validator": _validator(answer), "size": size})
-            with part.open("ab") as file:
-                for chunk in _chunks(answer):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    except ConnectionError as problem:
-        reason = str(problem)
-    except OSError as problem:
-        if problem.errno not in FULL:
-            raise
-        came = part.stat().st_size if part.exists() else 0
-        needed = f"{size - came:,} more bytes of {size:,}" if size else f"more than the {came:,} bytes that came"
-        remedy = "make room and run again, it goes on from there"
-        raise OSError(f"{path.parent} is full, {path.name} needs {needed}; {remedy}.") from problem
-    came = part.stat().st_size
-    if came != size and (reason or size is not None):  # without a size, the server says itself where the end is
-        of = "an unknown number of" if size is None else f"{size:,}"
+        yield
+    except (requests.RequestException, ConnectionError) as problem:
         raise ConnectionError(
-            f"{path.name} came to {came:,} of {of} bytes ({reason or 'the connection ended'}); run again, it goes on "
-            "from there."
-        )
+            f"{path.name} cannot be fetched ({_reason(problem)}); run again, or download {url} on a machine with "
+            f"network and put it at {path}."
+        ) from problem
+    except ValueError as problem:
+        raise ValueError(f"{path.name} from {url} {wrong}.") from problem
+    except OSError as problem:
+        if problem.errno in FULL:
+            raise OSError(f"{path.parent} is full; make room and run again to fetch {url}.") from problem
+        if problem.errno == errno.EROFS or isinstance(problem, PermissionError):
+            remedy = "set HOME to another folder, or give the file's path as the parameter"
+            raise PermissionError(f"{path.parent} may not be written to keep {url}; {remedy}.") from problem
+        raise
 
 
-def _ask(url: str, path: Path, have: int, validator: str) -> HTTPResponse | urllib.error.HTTPError:
-    """The server's answer: 200 with the whole, 206 with what follows the first `have` bytes, or 416 if nothing does."""
-    request = urllib.request.Request(url, headers={"User-Agent": "searle_lib"})  # some sites refuse urllib's own name
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if validator.startswith('"'):  # weak ETags may not stand in If-Range
-            request.add_header("If-Range", validator)
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-        if path.suffix in (".html", ".htm") or answer.headers.get_content_type() != "text/html":
-            return answer
-        answer.close()
-        reason = "the server sends a web page instead"  # to log in, or to be sure; it would be pinned as the file
-    except urllib.error.HTTPError as problem:
-        if have and problem.code == 416:
-            return problem
-        problem.close()
-        reason = f"HTTP {problem.code} {problem.reason}"
-    except (OSError, HTTPException) as problem:
-        reason = _reason(problem)
-    raise ConnectionError(
-        f"{path.name} cannot be fetched ({reason}); download {url} on a machine with network and put it at {path}."
-    )
-
-
-def _continues(answer: HTTPResponse | urllib.error.HTTPError, have: int, known: dict) -> bool:
-    """Whether a 206 or 416 is about the file that we have the start of; some servers ignore If-Range."""
-    place, _, size = (answer.headers["Content-Range"] or "").partition("/")
-    if answer.status == 416:  # all of it is there, which we could not know if its size was never said
-        return known["size"] is None and size == str(have)
-    if not known["validator"] and known["size"] is None:
-        return False
-    same = _validator(answer) == known["validator"] and known["size"] in (None, _number(size))
-    return same and place.startswith(f"bytes {have}-")
-
-
-def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
-    """What the server sends; ConnectionError, with the bare reason, when it stops coming."""
-    try:
-        while chunk := answer.read(CHUNK):
-            yield chunk
-    except (OSError, HTTPException) as problem:
-        raise ConnectionError(_reason(problem)) from problem
-
-
-def _validator(answer: HTTPResponse) -> str:
-    return answer.headers["ETag"] or answer.headers["Last-Modified"] or ""
-
-
-def _number(header: str | None) -> int | None:
-    return int(header) if header and header.isdigit() else None
-
-
-def _reason(problem: Exception) -> str:
-    problem = getattr(problem, "reason", problem)
+def _reason(problem: BaseException) -> str:
+    """Return what the innermost error says; requests wraps it up to four times."""
+    if isinstance(problem, requests.HTTPError):
+        return f"HTTP {problem.response.status_code} {problem.response.reason}"
+    for inner in (problem.__cause__, getattr(problem, "reason", None), *problem.args):
+        if isinstance(inner, Exception):
+            return _reason(inner)
     return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)

@@ -1,14 +1,14 @@
-"""Pictures beside pictures as HTML that stands alone: strips of examples, and sheets of what each method retrieves.
+"""Rows of images as HTML that stands alone: strips of examples, and sheets of what each method retrieves.
 
-Images are embedded and every text from a data set is escaped.
+Takes a benchmark's queries and the rankings of its methods. Each image is embedded once as a thumbnail.
 """
 
 import base64
-import html
+import hashlib
 import io
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,91 +16,97 @@ from IPython.display import HTML
 
 from searle_lib.data import images
 from searle_lib.data.benchmarks import Benchmark, Example
+from searle_lib.reporting import templates
 
-THUMBNAIL = 64  # CSS pixels; embedded at twice that for dense screens
-WANTED = 5  # targets shown of a query
-STYLE = f"<style>{resources.files('searle_lib.reporting').joinpath('report.css').read_text()}</style>"
+THUMBNAIL_SIDE = 128  # pixels, shown at half that size for dense screens
+MAX_TARGETS = 5  # targets shown for a query
 
 
-def strip(pictures: Iterable[Path | str], captions: Iterable[str]) -> HTML:
-    """A row of pictures, each above its caption."""
-    parts = [_figure(path, caption) for path, caption in zip(pictures, captions, strict=True)]
-    parts = parts or ["<p>Nothing to show: this study brought what is made here.</p>"]
-    return HTML(f'{STYLE}<div class="strip">{"".join(parts)}</div>')
+def strip(paths: Iterable[Path | str], captions: Iterable[str]) -> HTML:
+    """Show a row of images, each above its caption."""
+    figures = list(zip(paths, captions, strict=True))
+    return HTML(templates.render("strip", figures=figures, thumbnails=_Thumbnails()))
 
 
 def query(example: Example) -> HTML:
-    """A query: its reference, its relative caption, and its targets, unless they are secret."""
-    paths = dict(zip(example.benchmark.gallery["image"], example.benchmark.gallery["path"], strict=True))
-    asked = example.query
-    lanes = ['<div class="name">reference</div>', _figure(paths[asked["reference"]], "", "given")]
-    lanes += [f'<div class="asked">“{html.escape(asked["sentences"][0])}”</div>']
-    lanes += ['<div class="name beside">target</div>'] * bool(asked["ground_truths"])
-    lanes += [_figure(paths[image], "", "given") for image in asked["ground_truths"][:WANTED]]
-    return HTML(f'{STYLE}<div class="sheet"><div class="act">{"".join(lanes)}</div></div>')
+    """Show a query: its reference, its relative caption, and its targets unless they are secret."""
+    return _sheet(_queries(example.benchmark, [example.row], {}, 0))
 
 
-def retrieved(example: Example, rankings: pd.DataFrame, shown: int = 5) -> HTML:
-    """A query with the best images of each method, in order.
+def retrieved(example: Example, rankings: pd.DataFrame, depth: int = 5) -> HTML:
+    """Show a query and the `depth` best images of each method.
 
-    `rankings` holds columns dataset, split, category, method, query and best (image ids, best first).
+    `rankings` has columns dataset, split, category, method, query and best (image ids, best first).
     """
-    best = _best(rankings, example.benchmark)
-    return HTML(f'{STYLE}<div class="sheet">{_query(example.benchmark, example.row, best, shown)}</div>')
+    best = _best_images(rankings, example.benchmark)
+    return _sheet(_queries(example.benchmark, [example.row], best, depth))
 
 
-def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, shown: int = 8, seed: int = 0) -> HTML:
-    """Some queries of a benchmark, drawn at random: reference, caption, targets, and what was retrieved.
+def sheet(benchmark: Benchmark, rankings: pd.DataFrame, queries: int, depth: int = 8, seed: int = 0) -> HTML:
+    """Show random queries of a benchmark and the best images of each method; a target has a green frame.
 
-    `rankings` is as `retrieved` says. A hit is framed and ticked, a miss crossed.
+    Args:
+        benchmark: one category of one split.
+        rankings: as in `retrieved`.
+        queries: number of queries.
+        depth: images per method.
+        seed: decides which queries are drawn.
     """
-    best = _best(rankings, benchmark)
-    chosen = np.random.default_rng(seed).permutation(len(benchmark.queries))[:queries]
-    parts = [_query(benchmark, row, best, shown) for row in sorted(chosen.tolist())]
-    return HTML(f'{STYLE}<div class="sheet">{"".join(parts)}</div>')
+    rows = sorted(np.random.default_rng(seed).permutation(len(benchmark.queries))[:queries].tolist())
+    return _sheet(_queries(benchmark, rows, _best_images(rankings, benchmark), depth), benchmark.name)
 
 
 def of_study(benchmarks: list[Benchmark], rankings: pd.DataFrame, queries: int) -> list[HTML]:
-    """A sheet of each benchmark whose targets are known, under its name."""
-    shown = []
-    for benchmark in (one for one in benchmarks if one.is_scored):
-        shown += [HTML(f"<h3>{html.escape(benchmark.name)}</h3>"), sheet(benchmark, rankings, queries)]
-    return shown
+    """Return one sheet for each benchmark with known targets."""
+    return [sheet(benchmark, rankings, queries) for benchmark in benchmarks if benchmark.is_scored]
 
 
-def _best(rankings: pd.DataFrame, benchmark: Benchmark) -> dict[str, dict[str, list[str]]]:
-    """Return the best images of a benchmark's queries by method and query."""
-    where = {name: getattr(benchmark, name) for name in ("dataset", "split", "category")}
-    of_benchmark = rankings[np.logical_and.reduce([rankings[name] == value for name, value in where.items()])]
-    by_method = of_benchmark.groupby("method", sort=False)
-    return {method: dict(zip(rows["query"], rows["best"], strict=True)) for method, rows in by_method}
-
-
-def _query(benchmark: Benchmark, row: int, best: dict[str, dict[str, list[str]]], shown: int) -> str:
-    paths = dict(zip(benchmark.gallery["image"], benchmark.gallery["path"], strict=True))
-    asked = benchmark.queries.iloc[row]
-    targets = asked["ground_truths"]
-    lanes = ['<div class="name">reference</div>', _figure(paths[asked["reference"]], "", "given")]
-    lanes += ['<div class="name beside">target</div>']
-    lanes += [_figure(paths[image], "", "given") for image in targets[:WANTED]]
-    lanes += [f'<div class="more">+{len(targets) - WANTED}</div>'] * (len(targets) > WANTED)
-    for method, images_of in best.items():
-        lanes.append(f'<div class="name">{html.escape(method)}</div>')
-        for image in images_of[asked["query"]][:shown]:
-            lanes.append(_figure(paths[image], "", "hit" if image in targets else "miss"))
-    caption = f'<p class="caption">“{html.escape(asked["sentences"][0])}”</p>'
-    return f'<div class="query">{caption}<div class="lanes">{"".join(lanes)}</div></div>'
-
-
-def embedded(path: Path | str) -> str:
-    """A picture, at most twice THUMBNAIL wide and high, as a data address."""
-    picture = images.read(Path(path)).convert("RGB")
-    picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+def data_uri(path: Path | str) -> str:
+    """Return an image as a data URI, scaled down to fit a square of THUMBNAIL_SIDE pixels."""
+    image = images.read(Path(path)).convert("RGB")
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     with io.BytesIO() as buffer:
-        picture.save(buffer, "WEBP", quality=92)
+        image.save(buffer, "WEBP", quality=92)
         return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(path: Path | str, caption: str, mark: str = "") -> str:
-    label = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure class="{mark}"><img src="{embedded(path)}" alt="">{label}</figure>'
+class _Thumbnail(NamedTuple):
+    id: str
+    uri: str
+
+
+class _Thumbnails(dict[str, _Thumbnail]):
+    """The thumbnails of one output by path; each is read when a template first asks for it."""
+
+    def __missing__(self, path: Path | str) -> _Thumbnail:
+        uri = data_uri(path)
+        self[path] = _Thumbnail(f"image-{hashlib.sha256(uri.encode()).hexdigest()[:16]}", uri)
+        return self[path]
+
+
+def _sheet(queries: list[dict], title: str = "") -> HTML:
+    return HTML(templates.render("sheet", title=title, queries=queries, thumbnails=_Thumbnails()))
+
+
+def _queries(benchmark: Benchmark, rows: list[int], best: dict[str, dict[str, list[str]]], depth: int) -> list[dict]:
+    """Return what the sheet shows of these rows; `best` is what `_best_images` returns."""
+    paths = dict(zip(benchmark.gallery["image"], benchmark.gallery["path"], strict=True))
+    queries = []
+    for query in benchmark.queries.iloc[rows].to_dict("records"):
+        targets = query["ground_truths"]
+        other = "miss" if targets else ""  # secret targets leave every image unmarked
+        facts = {"reference": paths[query["reference"]], "sentence": query["sentences"][0]}
+        facts |= {"targets": [paths[image] for image in targets[:MAX_TARGETS]], "more": len(targets) - MAX_TARGETS}
+        facts["methods"] = {
+            method: [(paths[image], "hit" if image in targets else other) for image in images_of[query["query"]][:depth]]
+            for method, images_of in best.items()
+        }
+        queries.append(facts)
+    return queries
+
+
+def _best_images(rankings: pd.DataFrame, benchmark: Benchmark) -> dict[str, dict[str, list[str]]]:
+    """Return the best images for a benchmark's queries, by method and query."""
+    same = [rankings[name] == getattr(benchmark, name) for name in ("dataset", "split", "category")]
+    by_method = rankings[np.logical_and.reduce(same)].groupby("method", sort=False)
+    return {method: dict(zip(rows["query"], rows["best"], strict=True)) for method, rows in by_method}

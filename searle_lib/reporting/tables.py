@@ -1,113 +1,127 @@
-"""Result tables as HTML that stands alone: values with their intervals, published numbers below."""
+"""Tables of results as HTML that stands alone: values with their intervals, published numbers below.
 
-import html
+Takes the long table that `intervals.summarise` returns, and the provenance that `scores.made_with` returns. Among the
+methods of a study the best value is bold and the second best is underlined.
+"""
+
+from collections.abc import Iterator
 
 import pandas as pd
 from IPython.display import HTML
+from pandas.io.formats.style import Styler
 
 from searle_lib.data.benchmarks import PROTOCOLS
 from searle_lib.evaluation.intervals import AVERAGE, TITLES, evaluated_on, published, wide
-from searle_lib.reporting.sheets import STYLE
+from searle_lib.reporting import templates
+
+BOUNDS = ["value", "ci_low", "ci_high"]
+MARKS = {1: "best", 2: "second"}  # CSS class by rank
+DRAWN = "; this study's images are drawn, do not compare"
 
 
-def table(results: pd.DataFrame, dataset: str, split: str, made_with: dict, kind: str = "") -> HTML:
-    """A benchmark's table with intervals, the published numbers of the same metrics below, and what it was made from.
+def table(results: pd.DataFrame, dataset: str, split: str, provenance: dict, kind: str = "") -> HTML:
+    """Show a benchmark's results by method, with the published numbers of the same metrics below.
 
-    `kind` keeps to the metrics of one kind: "R", "Rsubset" or "mAP". `made_with` is what `evaluation.made_with` gives.
-    Where the study's pictures are drawn, the published numbers are marked as of the real data.
+    Args:
+        results: long table of `intervals.summarise`.
+        dataset: title of the benchmark, as in "CIRCO".
+        split: as in "val".
+        provenance: what `scores.made_with` returns.
+        kind: "R", "Rsubset" or "mAP" to show only the metrics of that kind.
     """
-    columns = [pair for pair in wide(results, dataset, split).columns if pair[0] not in _aspects(results, dataset)]
-    columns = [pair for pair in columns if not kind or pair[1].startswith(f"{kind}@")]
-    chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    own = {(row.method, row.category, row.metric): row for row in chosen.itertuples()}
-    lines = [_head(columns)]
-    methods = list(dict.fromkeys(chosen["method"]))
-    best = {pair: max(own[method, *pair].value for method in methods) for pair in columns}
-    for method in methods:
-        cells = [_cell(own[method, *pair], best[pair]) for pair in columns]
-        lines.append(f'<tr><td class="first">{html.escape(method)}</td>{"".join(cells)}</tr>')
-    lines += _published_rows(dataset, columns, made_with["world"] == "miniature")
-    note = "Percent; below each value its 95 % bootstrap interval over queries."
-    return _page(lines, f"{note} {sources(dataset, split, made_with)}")
+    values, low, high = (wide(results.assign(value=results[bound]), dataset, split) for bound in BOUNDS)
+    aspects = _aspects(results, dataset)
+    columns = [(c, m) for c, m in values if c not in aspects and m.startswith(f"{kind}@" if kind else "")]
+    values = values[columns]
+    styler = _styler(_text(values, low[columns], high[columns]), "method").set_td_classes(_marks(values, axis=0))
+    for heading, numbers in _published(dataset, values.columns):
+        heading += DRAWN if provenance["world"] == "miniature" else ""
+        styler.concat(_heading(heading, values.columns)).concat(_styler(_text(numbers)))
+    return _html(f"{dataset} {split}" + (f", {kind}" if kind else ""), styler, _note(dataset, split, provenance))
 
 
-def of_study(results: pd.DataFrame, made_with: dict) -> list[HTML]:
-    """The tables of every benchmark under its name: FashionIQ's recall and mAP apart, CIRCO's by aspect too."""
-    shown = []
-    for dataset in dict.fromkeys(results["dataset"]):
+def aspect_table(results: pd.DataFrame, dataset: str, split: str, provenance: dict) -> HTML:
+    """Show mAP by semantic aspect: a row for each aspect, a column for each method."""
+    rows = results[(results["dataset"] == dataset) & (results["split"] == split)]
+    rows = rows[rows["category"].isin(_aspects(results, dataset))]
+    frames = rows.assign(category=rows["category"].str.replace("_", " ")).pivot(index="category", columns="method")
+    values, low, high = (frames[bound][rows["method"].unique()] for bound in BOUNDS)
+    text = _text(values, low, high)
+    text.insert(0, "queries", frames["queries"].iloc[:, 0].astype(str))
+    styler = _styler(text, "aspect").set_td_classes(_marks(values, axis=1))
+    title = f"{dataset} {split}, {rows['metric'].iloc[0]} by semantic aspect"
+    return _html(title, styler, _note(dataset, split, provenance, "the aspect's queries"))
+
+
+def of_study(results: pd.DataFrame, provenance: dict) -> list[HTML]:
+    """Return the tables of every benchmark: FashionIQ's recall and mAP apart, CIRCO's mAP also by aspect."""
+    tables = []
+    for dataset in results["dataset"].unique():
         kinds = ("R", "mAP") if dataset == "FashionIQ" else ("",)
-        shown.append(HTML(f"<h3>{html.escape(dataset)}</h3>"))
-        shown += [table(results, dataset, "val", made_with, kind) for kind in kinds]
-        shown += [aspect_table(results, dataset, "val", made_with)] * bool(_aspects(results, dataset))
-    return shown
+        tables += [table(results, dataset, "val", provenance, kind) for kind in kinds]
+        if _aspects(results, dataset):
+            tables.append(aspect_table(results, dataset, "val", provenance))
+    return tables
 
 
 def sentences(lines: list[str]) -> HTML:
-    """Sentences, one below the other."""
-    return HTML("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+    """Show sentences as a list."""
+    return HTML(templates.render("sentences", sentences=lines))
 
 
-def aspect_table(results: pd.DataFrame, dataset: str, split: str, made_with: dict) -> HTML:
-    """CIRCO's mAP@10 by semantic aspect, a row an aspect."""
-    chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    chosen = chosen[chosen["category"].isin(_aspects(results, dataset))]
-    methods = list(dict.fromkeys(chosen["method"]))
-    heads = "".join(f"<th>{html.escape(method)}</th>" for method in methods)
-    lines = [f'<thead><tr><th class="first">aspect</th><th>queries</th>{heads}</tr></thead>']
-    for aspect, rows in chosen.groupby("category", sort=True):
-        by_method = {row.method: row for row in rows.itertuples()}
-        best = rows["value"].max()
-        cells = "".join(_cell(by_method[method], best) for method in methods)
-        label = html.escape(aspect.replace("_", " "))
-        lines.append(f'<tr><td class="first">{label}</td><td>{rows["queries"].iloc[0]}</td>{cells}</tr>')
-    note = "Percent; below each value its 95 % bootstrap interval over the aspect's queries."
-    return _page(lines, f"{note} {sources(dataset, split, made_with)}")
+def _text(values: pd.DataFrame, low: pd.DataFrame | None = None, high: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the cells as HTML: a value, and its interval in small below it."""
+    text = values.map("<span>{:.2f}</span>".format)
+    if low is not None:
+        text += low.map("<small>{:.1f}–".format) + high.map("{:.1f}</small>".format)
+    return text.where(values.notna(), "·")
 
 
-def _page(lines: list[str], note: str) -> HTML:
-    table = f'<div class="wide"><table class="results">{"".join(lines)}</table></div>'
-    return HTML(f'{STYLE}{table}<small class="sources">{html.escape(note)}</small>')
+def _marks(values: pd.DataFrame, axis: int) -> pd.DataFrame:
+    """Return the CSS classes of the best and the second best values, as printed, along an axis."""
+    ranks = values.round(2).rank(axis=axis, ascending=False, method="dense")
+    return ranks.map(lambda rank: MARKS.get(rank, ""))
 
 
-def sources(dataset: str, split: str, made_with: dict) -> str:
-    """How much of the data set was there, which gallery FashionIQ has, and of which CLIP the numbers are."""
-    on = evaluated_on(dataset, split, made_with["sizes"])
-    return f"{on}. CLIP {made_with['backbone']}, sha256 of its weights {made_with['clip_sha256'][:8]}…."
+def _styler(text: pd.DataFrame, label: str = "") -> Styler:
+    """Return a Styler of cells that are HTML; the labels of rows and columns are escaped."""
+    text = text.rename_axis(index=None, columns=[*[""] * (text.columns.nlevels - 1), label])
+    styler = Styler(text, cell_ids=False).set_table_attributes('class="results"')
+    return styler.format_index(escape="html").format_index(escape="html", axis=1)
 
 
-def _head(columns: list[tuple[str, str]]) -> str:
-    groups = list(dict.fromkeys(category for category, _ in columns))
-    top = "".join(f'<th colspan="{sum(c == group for c, _ in columns)}">{html.escape(group)}</th>' for group in groups)
-    names = "".join(f"<th>{html.escape(metric)}</th>" for _, metric in columns)
-    return f'<thead><tr><th></th>{top}</tr><tr><th class="first">method</th>{names}</tr></thead>'
+def _heading(heading: str, columns: pd.MultiIndex) -> Styler:
+    """Return a row that is empty apart from a heading, which may be wider than the first column."""
+    row = Styler(pd.DataFrame("", index=[heading], columns=columns), cell_ids=False)
+    return row.format_index('<span class="group">{}</span>', escape="html")
 
 
-def _cell(row, best: float) -> str:
-    mark = ' class="best"' if row.value == best else ""
-    return f"<td{mark}>{row.value:.2f}<small>{row.ci_low:.1f}–{row.ci_high:.1f}</small></td>"
-
-
-def _published_rows(dataset: str, columns: list[tuple[str, str]], another_world: bool) -> list[str]:
+def _published(dataset: str, columns: pd.MultiIndex) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield a heading for each source of published numbers, and the numbers of these columns by method."""
     numbers = published()
-    numbers = numbers[numbers["dataset"] == dataset]
-    lines = []
-    for (split, origin), of_split in numbers.groupby(["split", "origin"], sort=True):
-        title = f"{origin} on the real {dataset} {split}"
-        title += "; this study's pictures are another world's, do not compare" if another_world else ""
-        body = []
-        for (method, backbone), rows in of_split.groupby(["method", "backbone"], sort=True):
-            values = {(row.category, row.metric): row.value for row in rows.itertuples()}
-            if not any(pair in values for pair in columns):
-                continue
-            cells = "".join(f"<td>{values[pair]:.2f}</td>" if pair in values else "<td>·</td>" for pair in columns)
-            body.append(f'<tr><td class="first">{html.escape(f"{method} ({backbone})")}</td>{cells}</tr>')
-        if body:
-            lines += [f'<tr class="rule"><td colspan="{len(columns) + 1}">{html.escape(title)}</td></tr>', *body]
-    return lines
+    for (split, origin), group in numbers[numbers["dataset"] == dataset].groupby(["split", "origin"]):
+        values = group.pivot(index=["method", "backbone"], columns=["category", "metric"], values="value")
+        values = values.reindex(columns=columns).dropna(how="all")
+        values.index = [f"{method} ({backbone})" for method, backbone in values.index]
+        if len(values):
+            yield f"{origin} on the real {dataset} {split}", values
+
+
+def _note(dataset: str, split: str, provenance: dict, sample: str = "queries") -> str:
+    """Say what the numbers are, how much of the data set they cover, and which CLIP they come from."""
+    return (
+        f"Percent; below each value its 95 % bootstrap interval over {sample}. Best bold, second best underlined. "
+        f"{evaluated_on(dataset, split, provenance['sizes'])}. "
+        f"CLIP {provenance['backbone']}, sha256 of its weights {provenance['clip_sha256'][:8]}…."
+    )
+
+
+def _html(title: str, styler: Styler, note: str) -> HTML:
+    return HTML(templates.render("table", title=title, table=styler.to_html(), note=note))
 
 
 def _aspects(results: pd.DataFrame, dataset: str) -> set[str]:
-    """The categories of a benchmark's results that are semantic aspects."""
+    """Return the categories of a benchmark's results that are semantic aspects."""
     protocol = PROTOCOLS[TITLES[dataset]]
-    plain = {*protocol.categories, *(under for _, under in protocol.metrics), AVERAGE}
-    return set(results.loc[results["dataset"] == dataset, "category"]) - plain
+    others = {*protocol.categories, *(category for _, category in protocol.metrics), AVERAGE}
+    return set(results.loc[results["dataset"] == dataset, "category"]) - others
