@@ -71,10 +71,13 @@ def seconds(work: Callable[[], object]) -> float:
     return _timed(work)[0]
 
 
-def median_seconds(work: Callable[[], object], runs: int) -> float:
-    """The median of several runs, after one that prepares and allocates."""
+def median_seconds(work: Callable[[], object], runs: int, limit: float) -> float:
+    """The median of several runs, fewer once they took `limit` seconds, after a run that prepares and allocates."""
     work()
-    return statistics.median(seconds(work) for _ in range(runs))
+    taken = [seconds(work)]
+    while len(taken) < runs and sum(taken) < limit:
+        taken.append(seconds(work))
+    return statistics.median(taken)
 
 
 def product_rates(device: str, limit: float = 1.0) -> dict[str, float]:

@@ -69,8 +69,8 @@ def _why(row: dict) -> str:
 def _about(facts: dict) -> str:
     return (
         f"{facts['threads']} threads, {facts['instructions']}; matrix products of the text tower's shape reach "
-        f"{_rates(facts, 'cpu')} GFLOP/s; random weights of ViT-B/32's size; medians of both ways by turns, in one run "
-        f"of {facts['took']} minutes."
+        f"{_rates(facts, 'cpu')} GFLOP/s; random weights of ViT-B/32's size; medians of one to three rounds of both "
+        f"ways by turns, in one run of {facts['took']} minutes."
     )
 
 

@@ -44,8 +44,8 @@ PUBLISHED_BATCH = 32  # of OTI
 class Piece:
     """A piece of work, and how the library and a plain rendering do it.
 
-    `agree` tells whether two results are the same. `flop` is the arithmetic that is needed, 0 where it is not what takes
-    the time. `target`, the goal, is how many times as fast the library should be; 0 without one.
+    `agree` tells whether two results are the same. `flop` is the arithmetic that is needed, 0 where other work
+    takes the time. `target`, the goal, is how many times as fast the library should be; 0 without one.
     """
 
     name: str
@@ -75,8 +75,8 @@ def oti_steps(number: int, steps: int, precision: str = "float32", target: float
     settings = oti.Settings(steps=steps)
     keys = randomness.keys(settings.seed, "oti", seen.ids)
     templates = randomness.integers(keys, 0, steps, len(concepts.TEMPLATES)).T  # [steps, B]
-    rows = bank(precision, device).choices(near, range(number), settings.top_k)
-    rows = rows.of_all(randomness.uniform(keys, steps, steps)).T
+    rows = bank(precision, device).usable_concepts(near, range(number), settings.top_k)
+    rows = rows.draw_phrase(randomness.uniform(keys, steps, steps)).T
     pairs = [_pairs(of_step) for of_step in rows]
     start = torch.from_numpy(randomness.normal(keys, 2 * steps, WIDTH)).float() * oti.START_DEVIATION
     named = [[concepts.TEMPLATES[row] for row in of_step] for of_step in templates.tolist()]
@@ -103,7 +103,7 @@ def oti_steps(number: int, steps: int, precision: str = "float32", target: float
         ours,
         as_published,
         lambda a, b: bool((a - b).norm() / b.norm() < nearly),
-        2 * tower_flop(texts.cut(tokenize(filled + replaced)).ends + 1),  # there and back
+        2 * tower_flop(texts.split(tokenize(filled + replaced)).ends + 1),  # there and back
         target,
     )
 
@@ -116,7 +116,11 @@ def phi_epoch(number: int, batch: int, device: str = "cpu") -> Piece:
     keys = randomness.keys(settings.seed, "phi", seen.ids)
     ready = bank("float32", device)
     known = distillation.TrainingSet(seen, replace(seen, vectors=tokens), near, written())
-    pairs = _pairs(ready.choices(near, range(number), settings.top_k).of_one(*randomness.uniform(keys, 0, 2).T))
+    pairs = _pairs(
+        ready.usable_concepts(near, range(number), settings.top_k).draw_concept_then_phrase(
+            *randomness.uniform(keys, 0, 2).T
+        )
+    )
 
     def ours() -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +144,7 @@ def phi_epoch(number: int, batch: int, device: str = "cpu") -> Piece:
         ours,
         as_published,
         lambda a, b: abs(a[0] - b[0]) < 1e-3 * abs(b[0]),
-        2 * tower_flop(texts.cut(tokenize(replaced)).ends + 1),
+        2 * tower_flop(texts.split(tokenize(replaced)).ends + 1),
         target=10.0,
     )
 
@@ -160,7 +164,7 @@ def fti_step(batch: int, device: str = "cpu") -> Piece:
     subjects = (["a man", "two small dogs", "a red car", "a tall building"] * batch)[:batch]
     said = ["riding a wave on a surfboard", "sleeping on a couch", "parked near a house", "with a clock on it"]
     attributes = (said * batch)[:batch]
-    sentences = fti_training.sentences_of(
+    sentences = fti_training.prepare_sentences(
         backbone("float32", device), Captions(tuple(map(str, range(batch))), tuple(subjects), tuple(attributes))
     )
 
@@ -210,7 +214,7 @@ def association(names: int, device: str = "cpu") -> Piece:
         ours,
         lambda: published.nearest_names(model(device), words, vectors.to(device), 15),
         lambda a, b: np.mean([x == y for x, y in zip(sum(a, []), sum(b, []), strict=True)]) > 0.98,  # noqa: RUF017
-        flop=tower_flop(texts.cut(tokens, tokenize(before * names).ends).ends + 1),
+        flop=tower_flop(texts.split(tokens, tokenize(before * names).ends).ends + 1),
         target=6.0,
     )
 

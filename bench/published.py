@@ -60,7 +60,7 @@ def fti_step(model: CLIP, network: Fti4Cir, pixels: Tensor, subjects: list[str],
         patches = _last_block(model, pixels)
         captions = [f"a photo of {s} with {a}" for s, a in zip(subjects, attributes, strict=True)]
         real = model.encode_text(clip.tokenize(captions, truncate=True).to(pixels.device))
-    slots = network.local_atte_fc(network._read(patches))
+    slots = network.local_atte_fc(network.encode_slots(patches))
     chosen = [select_attributes(slots[i], embeddings[i]) for i in range(len(pixels))]
     latent = F.normalize(torch.stack([slots[i, kept] for i, (kept, _) in enumerate(chosen)]), dim=-1)
     counts = [count for _, count in chosen]

@@ -1,105 +1,108 @@
-"""The command line: `searle run params/mini.yaml`, or `python -m searle_lib run params/mini.yaml`."""
+"""The command line: `searle run params/mini.yaml`, or `python -m searle_lib run params/mini.yaml`.
+
+Each command is a function that takes the parsed options and returns the exit status. It imports what it needs itself,
+so `run` waits for neither torch nor the pages.
+"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from searle_lib.evaluation import comparisons, scores
 from searle_lib.store import artefacts
-from searle_lib.store.records import Missing, Stale, Study
+from searle_lib.store.records import MissingInput, StaleInput, Study
 from searle_lib.study import run, workspace
+
+REFUSALS = (run.NotebookFailed, MissingInput, StaleInput, artefacts.DamagedArtefact, ValueError, OSError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when all is well, 1 with a sentence for each problem when not."""
-    given = _parser().parse_args(arguments)
+    """Run a command; return its exit status, and print an error as one sentence."""
+    options = _parser().parse_args(arguments)
     try:
-        return given.run(given)
-    except (run.Stopped, Missing, Stale, artefacts.Damaged, ValueError, OSError) as problem:
+        return options.run(options)
+    except REFUSALS as problem:
         print(f"error: {_sentence(problem)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here.", file=sys.stderr)
+        print("stopped; run the same command to continue.", file=sys.stderr)
         return 130
 
 
 def _sentence(problem: Exception) -> str:
-    """What went wrong; the system's own errors with the file and a remedy."""
+    """Return what went wrong; for an error of the system with the file and what to do."""
     if not isinstance(problem, OSError) or problem.filename is None:
         return str(problem)
-    said = f"{problem.filename}: {problem.strerror}"
-    if problem.errno in artefacts.FULL:
-        return f"{said}; make room there, or set artefact_root and report_root to a larger disk."
-    return f"{said}; set data_root, artefact_root and report_root to folders that this user may read and write."
+    sentence = f"{problem.filename}: {problem.strerror}"
+    if problem.errno in artefacts.DISK_FULL:
+        return f"{sentence}; make room there, or set artefact_root and report_root to a larger disk."
+    return f"{sentence}; set data_root, artefact_root and report_root to folders that this user may read and write."
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="searle", description="Composed image retrieval, a study.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name, run, explained, *arguments):
-        made = commands.add_parser(name, help=explained, description=explained)
-        made.set_defaults(run=run)
-        for names, options in arguments:
-            made.add_argument(*names, **options)
-        return made
+    def command(name, function, help_text, *arguments):
+        added = commands.add_parser(name, help=help_text, description=help_text)
+        added.set_defaults(run=function)
+        for names, settings in arguments:
+            added.add_argument(*names, **settings)
+        return added
 
     params = (["params"], {"type": Path, "help": "the study's parameter file, such as params/mini.yaml"})
     changes = (["-p"], {"dest": "overrides", "action": "append", "metavar": "NAME=VALUE", "help": "change a parameter"})
     file = (["file"], {"type": Path, "help": "a file of predictions"})
     data = (["--data-root"], {"type": Path, "required": True, "help": "the folder of FashionIQ, CIRR and CIRCO"})
-    to = (["--to"], {"type": Path, "required": True, "help": "the folder to write to"})
-    running = command(
-        "run", _run, "run a study's notebooks in order, but for those that are unchanged", params, changes
-    )
-    running.add_argument("--again", action="store_true", help="run notebooks that are unchanged, too")
-    which = running.add_mutually_exclusive_group()
-    which.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
-    which.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
-    command("check", _check, "look at all that a study needs before anything is computed", params, changes)
-    command("submit", _submit, "write the files that the test servers take, from a study's rankings", params, changes)
-    command("export", _export, "write a study's φ and OTI tokens in the authors' form", params, changes, to)
-    command("validate", _validate, "say whether a test server would take a file of CIRR or CIRCO", file, data)
+    folder = (["--to"], {"type": Path, "required": True, "help": "the folder to write to"})
+    running = command("run", _run, "run a study's notebooks in order, except unchanged ones", params, changes)
+    running.add_argument("--again", action="store_true", help="run unchanged notebooks, too")
+    selection = running.add_mutually_exclusive_group()
+    selection.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
+    selection.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
+    command("check", _check, "check everything that a study needs before anything is computed", params, changes)
+    command("submit", _submit, "write a study's rankings as files for the test servers", params, changes)
+    command("export", _export, "write a study's φ and OTI tokens in the authors' format", params, changes, folder)
+    command("validate", _validate, "check whether a test server would accept a file of CIRR or CIRCO", file, data)
     tables = [([name], {"type": Path, "help": "a results.csv"}) for name in ("first", "second")]
-    command("compare", _compare, "say how far the numbers of two results.csv lie apart", *tables)
+    command("compare", _compare, "print the largest differences between two results.csv", *tables)
     dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
-    command(
-        "score", _score, "print the validation metrics of a file, in percent, as JSON", file, dataset, data, category
-    )
+    help_text = "print the validation metrics of a file, in percent, as JSON"
+    command("score", _score, help_text, file, dataset, data, category)
     return parser
 
 
-def _run(given: argparse.Namespace) -> int:
-    index = run.run(given.params, given.only, given.first, given.overrides, given.again)
-    if given.only in (None, "07_results"):
-        run.main_table(_study(given)[1])
+def _read_study(options: argparse.Namespace) -> tuple[dict, Study]:
+    """Return a study's parameters, and its records as a command sees them."""
+    values = run.read_values(options.params, options.overrides)
+    return values, workspace.find_study(values, options.command)
+
+
+def _run(options: argparse.Namespace) -> int:
+    index = run.run(options.params, options.only, options.first, options.overrides, options.again)
+    if options.only in (None, "07_results"):
+        run.print_main_table(_read_study(options)[1])
     print(f"\n{index}")
     return 0
 
 
-def _study(given: argparse.Namespace) -> tuple[dict, Study]:
-    """Return a study's parameters and its records, as a command sees them."""
-    values = run.read_values(given.params, given.overrides)
-    return values, workspace.find_study(values, given.command)
+def _check(options: argparse.Namespace) -> int:
+    from searle_lib.check import report
 
-
-def _check(given: argparse.Namespace) -> int:
-    from searle_lib.check import report  # this and the others below load torch, which `run` does not need
-
-    values, study = _study(given)
+    values, study = _read_study(options)
     workspace.draw_world(study.root, values)
     return report.report(values, study)
 
 
-def _submit(given: argparse.Namespace) -> int:
+def _submit(options: argparse.Namespace) -> int:
+    from searle_lib.evaluation import scores
     from searle_lib.servers import predictions, submissions
 
-    values, study = _study(given)
-    run.require_same(study, "06_retrieval", values, given.params)
+    values, study = _read_study(options)
+    run.require_same_values(study, "06_retrieval", values, options.params)
     _, rankings = scores.read_scores(study)
-    sizes = scores.made_with(study)["sizes"]
+    sizes = scores.provenance(study)["sizes"]
     for name in sizes:
         if name.split("/")[1].startswith("test") and submissions.incomplete(name, sizes):
             print(submissions.incomplete(name, sizes))
@@ -108,54 +111,53 @@ def _submit(given: argparse.Namespace) -> int:
     for file in files:
         problems = predictions.validate(file, study.root / values["data_root"]).problems
         refused += bool(problems)
-        print(f"{file}: {problems[0] if problems else 'as its server takes it'}")
+        print(f"{file}: {problems[0] if problems else 'its server would accept it'}")
     if not files:
-        print("nothing was written; a server takes CIRR's and CIRCO's complete test splits (evaluate: [test]).")
+        print("nothing was written; a server needs a complete test split of CIRR or CIRCO (evaluate: [test]).")
     return int(refused > 0 or not files)
 
 
-def _export(given: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> int:
     from searle_lib.study import export
 
-    values, study = _study(given)
-    run.require_same(study, "06_retrieval", values, given.params)
-    for written in export.export(study, given.to):
-        print(written)
+    values, study = _read_study(options)
+    run.require_same_values(study, "06_retrieval", values, options.params)
+    for path in export.export(study, options.to):
+        print(path)
     return 0
 
 
-def _compare(given: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> int:
+    from searle_lib.evaluation import comparisons
 
-    apart = comparisons.apart(given.first, given.second)
-    print(apart.to_string())
-    same = bool((apart <= comparisons.SAME).all())
-    print(
-        f"every number agrees to {comparisons.SAME} points."
-        if same
-        else f"some differ by more than {comparisons.SAME} points."
-    )
+    differences = comparisons.largest_differences(options.first, options.second)
+    print(differences.to_string())
+    same = bool((differences <= comparisons.SAME).all())
+    label = "every number agrees to" if same else "some numbers differ by more than"
+    print(f"{label} {comparisons.SAME} points.")
     return int(not same)
 
 
-def _validate(given: argparse.Namespace) -> int:
+def _validate(options: argparse.Namespace) -> int:
     from searle_lib.servers import predictions
 
-    verdict = predictions.validate(given.file, given.data_root)
-    print(f"{verdict.what}: {verdict.queries:,} queries")
+    verdict = predictions.validate(options.file, options.data_root)
+    print(f"{verdict.title}: {verdict.queries:,} queries")
     for note in verdict.notes:
         print(f"note: {note}")
     for problem in verdict.problems[:20]:
         print(f"problem: {problem}")
     if len(verdict.problems) > 20:
         print(f"and {len(verdict.problems) - 20:,} more problems.")
-    print("a server would refuse it." if verdict.problems else "as its server takes it.")
+    print("a server would refuse it." if verdict.problems else "its server would accept it.")
     return int(bool(verdict.problems))
 
 
-def _score(given: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace) -> int:
     from searle_lib.servers import scoring
 
-    print(json.dumps(scoring.score(given.file, given.dataset, given.data_root, given.category), indent=1))
+    metrics = scoring.score(options.file, options.dataset, options.data_root, options.category)
+    print(json.dumps(metrics, indent=1))
     return 0
 
 

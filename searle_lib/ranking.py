@@ -1,7 +1,7 @@
-"""Ranking a gallery for queries by cosine: the k best, and the ranks of given images, in memory that a chunk bounds.
+"""Rank a gallery for queries by cosine similarity: the k best images, and the ranks of candidates, in bounded memory.
 
-Equal scores rank in gallery order, so that a ranking is a fact and not an accident of the sort. All functions
-take unit vectors of any float type and score them in float32.
+`search` takes unit vectors of any float type, computes scores in float32, and returns ranks. Images with equal scores
+rank in gallery order, so that a ranking is the same on every machine.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CELLS = 2**26  # scores held at once, 256 MiB; so memory does not grow with queries times gallery
-BLOCK = 64  # columns of a wide score matrix of which the maximum is taken first
+CELLS = 2**26  # scores held at once, 256 MiB: memory must not grow with queries times gallery
+BLOCK = 64  # columns of a wide score matrix that share one maximum
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def search(
     excluded: Tensor | None = None,
     chunk: int | None = None,
 ) -> Search:
-    """Rank a gallery for each query by cosine similarity; every score is computed once.
+    """Rank a gallery for each query by cosine similarity. Every score is computed once.
 
     Args:
         queries: [Q, d], unit norm.
         gallery: [N, d], unit norm.
         k: how many of the best rows to return; cut to the number of images that can be ranked.
-        candidates: [Q, C] int64, gallery rows whose ranks are asked for, -1 for padding.
+        candidates: [Q, C] int64, gallery rows whose ranks to return, -1 for padding.
         members: [Q, M] int64, gallery rows to rank among themselves, -1 for padding.
         excluded: [Q] int64, one gallery row per query that takes no rank.
         chunk: queries scored at once; bounds memory, does not change the result.
@@ -71,36 +71,36 @@ def search(
 
 def _order(scores: Tensor, members: Tensor) -> Tensor:
     """Rank [c, M] of each member [c, M] among the others, by scores [c, N]."""
-    own = scores.gather(1, members.clamp(min=0))
-    there = (members >= 0) & ~torch.isneginf(own)
-    first, second = own.unsqueeze(1), own.unsqueeze(2)  # [c, 1, M] and [c, M, 1]
-    before = (first > second) | ((first == second) & (members.unsqueeze(1) < members.unsqueeze(2)))
-    return (before & there.unsqueeze(1)).sum(2).masked_fill(~there, -1)
+    member_scores = scores.gather(1, members.clamp(min=0))
+    is_ranked = (members >= 0) & ~torch.isneginf(member_scores)
+    other, this = member_scores.unsqueeze(1), member_scores.unsqueeze(2)  # [c, 1, M] and [c, M, 1]
+    before = (other > this) | ((other == this) & (members.unsqueeze(1) < members.unsqueeze(2)))
+    return (before & is_ranked.unsqueeze(1)).sum(2).masked_fill(~is_ranked, -1)
 
 
 def _ranks(scores: Tensor, candidates: Tensor) -> Tensor:
-    """How many scores [c, N] lie before those of candidates [c, C]: higher ones, and equal ones in earlier columns."""
-    found, room = [], torch.empty_like(scores)
+    """Rank [c, C] of each candidate [c, C]: how many of the scores [c, N] are higher, or equal in earlier columns."""
+    ranks, buffer = [], torch.empty_like(scores)
     for candidate in candidates.T:
-        own = scores.gather(1, candidate.clamp(min=0).unsqueeze(1))  # [c, 1]
-        above = torch.gt(scores, own, out=room).sum(1).long()  # as floats: faster, and exact for any gallery there is
-        level = torch.ge(scores, own, out=room).sum(1).long()
-        for row in (level - above > 1).nonzero().flatten().tolist():  # equal scores are rare
-            above[row] += (scores[row, : candidate[row]] == own[row]).sum()
-        found.append(above.masked_fill((candidate < 0) | torch.isneginf(own.squeeze(1)), -1))
-    return torch.stack(found, dim=1) if found else candidates
+        score = scores.gather(1, candidate.clamp(min=0).unsqueeze(1))  # [c, 1]
+        higher = torch.gt(scores, score, out=buffer).sum(1).long()  # float sums are faster, and exact below 2^24 images
+        not_lower = torch.ge(scores, score, out=buffer).sum(1).long()
+        for row in (not_lower - higher > 1).nonzero().flatten().tolist():  # equal scores are rare
+            higher[row] += (scores[row, : candidate[row]] == score[row]).sum()
+        ranks.append(higher.masked_fill((candidate < 0) | torch.isneginf(score.squeeze(1)), -1))
+    return torch.stack(ranks, dim=1) if ranks else candidates
 
 
 def _check_rows(gallery: Tensor, *candidates: Tensor) -> None:
-    for some in candidates:
-        if some.numel() and (int(some.max()) >= len(gallery) or int(some.min()) < -1):
+    for rows in candidates:
+        if rows.numel() and (int(rows.max()) >= len(gallery) or int(rows.min()) < -1):
             raise ValueError(f"candidates must be rows of a gallery of {len(gallery)} images, or -1.")
 
 
 def _scores(
     queries: Tensor, gallery: Tensor, excluded: Tensor | None, chunk: int | None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Score matrices [c, N] float32 of a chunk of queries each, -inf where a row is excluded."""
+    """Yield the score matrix [c, N] float32 of each chunk of queries, -inf at excluded rows."""
     gallery, chunk = gallery.float(), chunk or max(1, CELLS // max(1, len(gallery)))
     for start in range(0, len(queries), chunk):
         rows = slice(start, min(start + chunk, len(queries)))
@@ -111,9 +111,9 @@ def _scores(
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """Columns [c, k] of the k highest scores, best first, equal ones in column order."""
-    values, columns = _highest(scores, min(k + 1, scores.shape[1]))  # of equal scores topk takes any
-    tied_at_the_end = (values[:, k - 1 : k] == values[:, k:]).any(1)  # with the first that is not taken
+    """Return the columns [c, k] of the k highest scores, best first, equal scores in column order."""
+    values, columns = _highest(scores, min(k + 1, scores.shape[1]))  # topk chooses freely among equal scores
+    tied_at_the_end = (values[:, k - 1 : k] == values[:, k:]).any(1)  # the last column in equals the first one out
     columns, order = columns[:, :k].sort(dim=1)
     values = values[:, :k].gather(1, order)
     best = columns.gather(1, values.argsort(dim=1, descending=True, stable=True))
@@ -124,17 +124,17 @@ def _best(scores: Tensor, k: int) -> Tensor:
 
 
 def _highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row [c, N], best first, and their columns; any of equal ones.
+    """Return the k highest scores of each row [c, N], best first, and their columns; ties in any order.
 
-    They lie in the k blocks of columns with the highest maxima, so of a wide row only those are looked through.
+    The k blocks of columns with the highest maxima hold them, so only these blocks of a wide row are searched.
     """
-    whole = scores.shape[1] - scores.shape[1] % BLOCK
-    if whole < 8 * k * BLOCK:
+    tail = scores.shape[1] - scores.shape[1] % BLOCK  # the first column after the last full block
+    if tail < 8 * k * BLOCK:
         return scores.topk(k)
-    maxima = scores[:, :whole].unflatten(1, (-1, BLOCK)).amax(2)  # [c, N / BLOCK]
-    place = torch.arange(BLOCK, device=scores.device)
-    columns = (maxima.topk(k).indices.unsqueeze(2) * BLOCK + place).flatten(1)  # [c, k * BLOCK]
-    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    maxima = scores[:, :tail].unflatten(1, (-1, BLOCK)).amax(2)  # [c, N / BLOCK]
+    offset = torch.arange(BLOCK, device=scores.device)
+    columns = (maxima.topk(k).indices.unsqueeze(2) * BLOCK + offset).flatten(1)  # [c, k * BLOCK]
+    rest = torch.arange(tail, scores.shape[1], device=scores.device).expand(len(scores), -1)
     columns = torch.cat([columns, rest], dim=1)
     values, chosen = scores.gather(1, columns).topk(k)
     return values, columns.gather(1, chosen)

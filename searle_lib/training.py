@@ -1,7 +1,7 @@
 """The training loop that φ and FTI4CIR share: epochs, the optimizer, checkpoints, the log, and Comet.
 
-A method's training is a subclass of `Training` with its own `train_epoch`. Every epoch draws from its own random
-stream, so an interrupted training that resumes ends in the same bytes.
+The training of a method is a subclass of `Training` with its own `train_epoch`. `run` writes checkpoints and the log to
+a folder. Every epoch has its own stream of random numbers, so a training that was interrupted ends with the same bytes.
 """
 
 import importlib.util
@@ -20,14 +20,14 @@ Row = dict[str, float]
 
 
 class Training:
-    """A module with its optimizer, its number of finished epochs, and its log of mean losses.
+    """A module in training: its optimizer, its number of finished epochs, and its log of mean losses.
 
     Args:
-        folder: where checkpoints, the log and the state of an interrupted training lie.
-        name: of the method, as in its parameters: phi or fti.
-        module: what is trained.
-        settings: epochs, learning_rate, weight_decay, batch_size and seed are read here.
-        loss_scale: keeps small gradients from vanishing in float16.
+        folder: has the checkpoints, the log, and the state of an interrupted training, which resumes.
+        name: the method's prefix of parameters, phi or fti.
+        module: the module to train.
+        settings: has epochs, learning_rate, weight_decay, batch_size and seed.
+        loss_scale: a factor that keeps small gradients from vanishing in float16.
     """
 
     def __init__(self, folder: Path, name: str, module: nn.Module, settings, loss_scale: float):
@@ -43,7 +43,7 @@ class Training:
         raise NotImplementedError
 
     def run(self, save_every: int, on_epoch: Callable[[Row], None] = lambda row: None) -> None:
-        """Train the epochs that are left; call `on_epoch` with each new row of the log."""
+        """Train all epochs that are not finished, and call `on_epoch` with each new row of the log."""
         with tqdm(total=self.settings.epochs, initial=self.epoch, desc=self.name, mininterval=2) as bar:
             while self.epoch < self.settings.epochs:
                 self.module.train()
@@ -58,20 +58,20 @@ class Training:
         checkpoints.finish(self.folder)
 
     def save(self, save_every: int) -> None:
-        """Save the state to resume from, and the weights of every `save_every`-th and of the last epoch."""
+        """Save the state to resume from, and the weights if the epoch is the last or a multiple of `save_every`."""
         if self.epoch % save_every == 0 or self.epoch == self.settings.epochs:
-            file = checkpoints.file_of(self.folder, self.name, self.epoch)
+            file = checkpoints.weights_file(self.folder, self.name, self.epoch)
             checkpoints.save_weights(self.module.state_dict(), file)
         checkpoints.save(self.folder, self.module, self.optimizer, self.epoch, self.log)
 
     def batches(self, count: int) -> Iterator[Tensor]:
-        """Yield the rows [batch_size] of whole batches in a random order; the last partial batch is dropped."""
+        """Yield batches of rows [batch_size] in random order, without the last partial batch."""
         for rows in torch.randperm(count).split(self.settings.batch_size):
             if len(rows) == self.settings.batch_size:
                 yield rows
 
     def step(self, loss: Tensor) -> None:
-        """Take one step of the optimizer."""
+        """Take one step of the optimizer down the gradient of a loss."""
         (loss * self.loss_scale).backward()
         for parameter in self.module.parameters():
             if parameter.grad is not None:
@@ -80,22 +80,26 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def comet(name: str, facts: dict) -> Callable[[Row], None]:
-    """Return what to call with every epoch's row; it does nothing without the package comet-ml and COMET_API_KEY.
+def comet_logger(name: str, parameters: dict) -> Callable[[Row], None]:
+    """Return a function that sends a row of the log to an experiment of Comet.
 
-    The workspace is that of COMET_WORKSPACE, which Comet reads itself.
+    It does nothing without the package comet-ml or the variable COMET_API_KEY. Comet itself reads COMET_WORKSPACE.
+
+    Args:
+        name: the name of the experiment.
+        parameters: what to show as its parameters.
     """
     if not importlib.util.find_spec("comet_ml") or not os.environ.get("COMET_API_KEY"):
         return lambda row: None
     experiments = []
 
     def log(row: Row) -> None:
-        if not experiments:  # a kept training opens none
+        if not experiments:  # not before the first row: a training from the store has no new rows
             from comet_ml import Experiment
 
             experiments.append(Experiment(project_name="searle"))
             experiments[0].set_name(name)
-            experiments[0].log_parameters(facts)
+            experiments[0].log_parameters(parameters)
         experiments[0].log_metrics(row, epoch=int(row["epoch"]))
 
     return log

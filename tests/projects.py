@@ -92,7 +92,7 @@ def run(project, *arguments):
 
 
 def lines(printed):
-    """What a run printed of each notebook: done, unchanged, or why it was left out."""
+    """What a run printed of each notebook: done, unchanged, or why it was skipped."""
     return {name: said for name, said in re.findall(r"^(\d\d_\w+) +(?:[\d.]+ s  )?(.+)$", printed, re.M)}
 
 

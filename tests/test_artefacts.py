@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from searle_lib.store import artefacts, shards
-from searle_lib.store.artefacts import Artefact, Damaged, Store, write_json
+from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, write_json
 
 
 def write_hello(folder):
@@ -73,7 +73,7 @@ def test_an_artefact_that_cannot_be_read_is_called_damaged_in_one_sentence_with_
     kept = Store(tmp_path, "03_oti").keep("oti/cirr/val", {}, make)
     kept.read(lambda folder: READERS[name](folder / name))
     DAMAGES[damage](kept.folder / name)
-    with pytest.raises(Damaged) as problem:
+    with pytest.raises(DamagedArtefact) as problem:
         kept.read(lambda folder: READERS[name](folder / name))
     said = str(problem.value)
     assert said.startswith(f"artefact {kept.folder} is damaged (") and "\n" not in said
@@ -84,7 +84,9 @@ def test_an_artefact_whose_manifest_is_gone_too_is_still_called_damaged(tmp_path
     kept = Store(tmp_path, "03_oti").keep("greeting", {}, write_hello)
     for file in kept.folder.iterdir():
         file.unlink()
-    with pytest.raises(Damaged, match=r"is damaged \(.*\); delete that folder and run the notebook that made it again"):
+    with pytest.raises(
+        DamagedArtefact, match=r"is damaged \(.*\); delete that folder and run the notebook that made it again"
+    ):
         kept.read(lambda folder: (folder / "hello.txt").read_text())
 
 
@@ -109,7 +111,7 @@ def test_another_notebook_finds_the_same_artefact(tmp_path):
 def test_written_aside_leaves_the_old_file_when_writing_fails(tmp_path):
     file = tmp_path / "facts.json"
     artefacts.write_json(file, [1])
-    with pytest.raises(RuntimeError), artefacts.written_aside(file) as aside:
+    with pytest.raises(RuntimeError), artefacts.atomic_write(file) as aside:
         aside.write_text("half")
         raise RuntimeError
     assert json.loads(file.read_text()) == [1]

@@ -5,8 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from searle_lib.backbone import packed_attention, text_tower
-from searle_lib.backbone.model import encode_embedded, tokenize
-from searle_lib.backbone.packed_attention import Prefix, attend, packed, padded
+from searle_lib.backbone.model import tokenize
+from searle_lib.backbone.packed_attention import Prefix, attend, packed_layout, padded_layout
+from searle_lib.backbone.texts import encode_embedded
 
 HEADS, WIDTH = 2, 8
 ENDS = [torch.tensor([3, 0, 5, 2]), torch.tensor([1, 1])]  # two groups of texts
@@ -14,8 +15,8 @@ ENDS = [torch.tensor([3, 0, 5, 2]), torch.tensor([1, 1])]  # two groups of texts
 
 def layouts(kind):
     if kind == "packed":
-        return [packed(ends, torch.device("cpu")) for ends in ENDS]
-    return [padded(int(ends.max()) + 1, ends) for ends in ENDS]
+        return [packed_layout(ends, torch.device("cpu")) for ends in ENDS]
+    return [padded_layout(int(ends.max()) + 1, ends) for ends in ENDS]
 
 
 def prefixes(kind):
@@ -53,7 +54,7 @@ def expected(qkv, of_layouts, of_prefixes, ends_only):
             q, k, v = qkv[list(own)].chunk(3, dim=1)
             before = None
             if prefix is not None:
-                which = int(prefix.which[text])
+                which = int(prefix.prefix_of[text])
                 before = (*(pair[which] for pair in prefix.pairs[0]), int(prefix.lengths[which]))
             found.append(naive(q[-1:] if ends_only else q, k, v, end, before))
             rows += [own[-1]] if ends_only else list(own)
@@ -73,9 +74,9 @@ def test_answers_and_gradients_are_those_of_single_queries(kind, prefix, ends_on
     wanted, rows = expected(theirs, of_layouts, of_prefixes, ends_only)
     if ends_only:
         given = torch.cat([ours[rows, :WIDTH].flatten(), ours[:, WIDTH:].flatten()]).view(-1, WIDTH // HEADS)
-        answers = attend(given, packed_attention.of_ends(of_layouts, of_prefixes, HEADS), 0).view(-1, WIDTH)
+        answers = attend(given, packed_attention.plan_ends(of_layouts, of_prefixes, HEADS), 0).view(-1, WIDTH)
     else:
-        plan = packed_attention.of_all(of_layouts, of_prefixes, HEADS)
+        plan = packed_attention.plan_all_tokens(of_layouts, of_prefixes, HEADS)
         answers = attend(ours.view(-1, WIDTH // HEADS), plan, 0).view(-1, WIDTH)[rows]
     assert_close(answers, wanted)
     weights = torch.randn(wanted.shape, generator=random).double()
@@ -89,7 +90,7 @@ def test_padded_texts_give_the_features_of_packed_ones(tiny):
     tokens = tokenize(["a photo of a star", "a photo of two red boats on a lake", "a photo of"])
     embedded = tiny.model.token_embedding(tokens.ids)
     x = embedded + tiny.model.positional_embedding[: embedded.shape[1]]
-    layout = padded(embedded.shape[1], tokens.ends)
+    layout = padded_layout(embedded.shape[1], tokens.ends)
     features = text_tower.features(tiny.tower, x.flatten(0, 1), [layout], [None])
     assert_close(features, encode_embedded(tiny, embedded, tokens.ends), atol=1e-5, rtol=1e-5)
-    assert_close(features, encode_embedded(tiny, embedded, tokens.ends, same=4), atol=1e-5, rtol=1e-5)
+    assert_close(features, encode_embedded(tiny, embedded, tokens.ends, prefix_length=4), atol=1e-5, rtol=1e-5)

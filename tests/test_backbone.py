@@ -6,7 +6,6 @@ from conftest import leave_record, study_of
 from torch.testing import assert_close
 
 from searle_lib.backbone.model import (
-    PLACEHOLDER,
     clip_facts,
     encode_patches,
     find_device,
@@ -15,29 +14,17 @@ from searle_lib.backbone.model import (
     read_clip,
     tokenize,
 )
-from searle_lib.backbone.texts import encode_text, encode_texts
-
-
-def plain_77_positions(clip, ids, words=None):
-    """CLIP's own text tower over all 77 positions, with pseudo-words put over the first placeholder of each text."""
-    model = clip.model
-    x = model.token_embedding(ids)
-    if words is not None:
-        for row, word in enumerate(words):
-            x[row, ids[row].tolist().index(PLACEHOLDER)] = word
-    x = (x + model.positional_embedding).permute(1, 0, 2)
-    x = model.ln_final(model.transformer(x).permute(1, 0, 2))
-    return x[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection
-
+from searle_lib.backbone.texts import encode_packed, encode_texts, pack, split
+from searle_lib.plain import encode_with_word
 
 TEXTS = ["$", "a photo of $ that is blue", "a $ and a $ together", "a photo of $ " + "and another one " * 40]
 
 
 def test_cut_texts_give_the_features_of_all_77_positions(tiny):
     words = torch.randn(len(TEXTS), tiny.width, generator=torch.Generator().manual_seed(0))
-    ids = torch.stack([torch.nn.functional.pad(t, (0, 77 - len(t))) for t in tokenize(TEXTS).ids])
-    assert ids[3, 76] == 49407  # cut off, its end-of-text forced to the last place
-    assert_close(encode_texts(tiny, TEXTS, words=words), plain_77_positions(tiny, ids, words), atol=1e-5, rtol=1e-5)
+    assert tokenize(TEXTS).ids[3, 76] == 49407  # cut off, its end-of-text forced to the last place
+    expected = encode_with_word(tiny.model, TEXTS, words)
+    assert_close(encode_texts(tiny, TEXTS, words=words), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
@@ -48,30 +35,26 @@ def test_features_come_in_the_order_of_the_texts(tiny, batch_size):
 
 def test_gradients_reach_the_pseudo_words_and_nothing_of_clip(tiny):
     words = torch.zeros(2, tiny.width, requires_grad=True)
-    encode_text(tiny, tokenize(TEXTS[:2]), words).sum().backward()
+    encode_packed(tiny, pack(tiny, [split(tokenize(TEXTS[:2]))]), words).sum().backward()
     assert words.grad.abs().sum() > 0
     assert all(p.grad is None and not p.requires_grad for p in tiny.model.parameters())
 
 
 def test_gradients_equal_those_of_all_77_positions(tiny):
-    ids = torch.stack([torch.nn.functional.pad(t, (0, 77 - len(t))) for t in tokenize(TEXTS).ids])
     start = torch.randn(len(TEXTS), tiny.width, generator=torch.Generator().manual_seed(0))
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    encode_text(tiny, tokenize(TEXTS), ours).square().sum().backward()
-    plain_77_positions(tiny, ids, theirs).square().sum().backward()
+    encode_packed(tiny, pack(tiny, [split(tokenize(TEXTS))]), ours).square().sum().backward()
+    encode_with_word(tiny.model, TEXTS, theirs).square().sum().backward()
     assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dollar_in_a_caption_is_not_taken_for_the_pseudo_word(tiny):
     """The prompt's own $ comes first and takes the word; the caption's stays a literal dollar."""
     text = "a photo of $ that costs $ 5"
-    tokens = tokenize([text])
-    assert tokens.placeholders.tolist() == [4]
+    assert tokenize([text]).placeholders.tolist() == [4]
     words = torch.randn(1, tiny.width, generator=torch.Generator().manual_seed(0))
-    spliced = encode_text(tiny, tokens, words)
-    assert_close(
-        spliced, plain_77_positions(tiny, torch.nn.functional.pad(tokens.ids, (0, 77 - tokens.ids.shape[1])), words)
-    )
+    spliced = encode_texts(tiny, [text], words=words)
+    assert_close(spliced, encode_with_word(tiny.model, [text], words))
 
 
 def test_a_text_without_a_place_for_the_pseudo_word_is_named(tiny):
@@ -149,14 +132,12 @@ def test_a_clip_whose_file_is_another_by_now_is_refused(tiny, world, tmp_path):
     kept_by_02(tmp_path, tiny, file, "float32")
     weights = torch.load(file, weights_only=True)
     torch.save(weights | {"logit_scale": weights["logit_scale"] + 1}, file)
-    with pytest.raises(
-        ValueError, match=r"clip_model .*clip.pt is another file than 02_concepts read; run 02_concepts"
-    ):
+    with pytest.raises(ValueError, match=r"clip_model .*clip.pt have changed since 02_concepts ran; run it again"):
         read_clip(study_of(tmp_path, "03_oti"), "cpu")
 
 
 def kept_by_02(folder, clip, file, precision):
     """What 02_concepts leaves of a CLIP."""
-    second = study_of(folder, "02_concepts", clip_model=str(file), precision=precision)
+    second = study_of(folder, "02_concepts", clip_model=str(file), precision=precision, preprocess="targetpad")
     keep_clip(second, clip)
     leave_record(second)

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from bench import __main__ as runner
-from bench import page, pieces, ranking
+from bench import instruments, page, pieces, ranking, runner
 
 SMALL = {
     "oti": lambda: pieces.oti_steps(3, 2),
     "phi": lambda: pieces.phi_epoch(5, 2),
-    "fti": lambda: pieces.fti(2),
+    "fti": lambda: pieces.fti_step(2),
     "association": lambda: pieces.association(3),
     "phrases": lambda: pieces.written_phrases(3, 4),
     "cirr": lambda: ranking.cirr(60, 90),
@@ -30,9 +29,10 @@ def test_another_result_is_noticed():
 
 
 FACTS = {
+    "instructions": "AVX2",
     "threads": 2,
-    "gemm_gflops": {"cpu": {"float32": 300, "bfloat16": 160}},
-    "fast_bfloat16": False,
+    "took": "7:05",
+    "gemm_gflops": {"cpu": {"float32": 300.2, "bfloat16": 160.1, "float16": 2.0}},
     "cuda": None,
     "work": {
         "cpu": [
@@ -67,21 +67,52 @@ def test_the_page_stands_alone_and_says_what_was_measured(tmp_path):
 
 def test_with_cuda_the_same_table_stands_there(tmp_path):
     facts = FACTS | {"cuda": "NVIDIA H100", "work": FACTS["work"] | {"cuda": FACTS["work"]["cpu"]}}
-    facts |= {"gemm_gflops": FACTS["gemm_gflops"] | {"cuda": {"float32": 40_000, "bfloat16": 500_000}}}
+    facts |= {"gemm_gflops": FACTS["gemm_gflops"] | {"cuda": {"float32": 40_000.0, "bfloat16": 500_000.0}}}
     text = page.write(tmp_path / "index.html", facts)
     assert text.count("OTI, float32") == 2 and "NVIDIA H100: matrix products reach float32 40,000" in text
     assert (tmp_path / "index.html").read_text().count("OTI, float32") == 2
 
 
-def test_what_was_missed_is_told_with_its_floor_and_where_the_time_goes(tmp_path):
+def test_a_missed_goal_is_told_with_its_floor_and_where_the_time_goes(tmp_path):
     row = FACTS["work"]["cpu"][0] | {"target": 20.0, "missed": True}
     text = page.write(tmp_path / "index.html", FACTS | {"work": {"cpu": [row]}})
-    said = "OTI, float32: 20 times were wanted. The arithmetic that is needed takes 0.450 s at the machine's own rate"
-    assert f"{said}, which would be 22.2 times. Ours goes to: 80% matrix products, 20% the rest." in text
+    said = "OTI, float32: the goal is 20 times, 16.7 were measured. The arithmetic that is needed takes 0.450 s at the"
+    assert f"{said} machine's own rate; that would be 22.2 times." in text
+    assert "Our time goes to: 80% matrix products, 20% the rest." in text
     assert "22.2 times" in (tmp_path / "index.html").read_text()
 
 
-def test_shares_of_time_add_up_and_know_a_matrix_product():
+def test_a_half_precision_slower_than_float32_is_skipped_and_the_table_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(runner.PIECES, "OTI", lambda device: pieces.oti_steps(3, 1))
+    monkeypatch.setattr(runner, "ROUNDS", 1)
+    rates = {"float32": 100.0, "bfloat16": 8.0, "float16": 50.0}
+    rows = runner.measure_work("OTI", "cpu", rates)
+    assert [row["name"] for row in rows] == ["OTI, float32", "OTI, bfloat16", "OTI, float16"]
+    assert rows[0]["agree"] and rows[0]["peak_mib"]["plain"] > rows[0]["peak_mib"]["ours"]
+    text = page.write(tmp_path / "index.html", FACTS | {"work": {"cpu": rows}})
+    for said in ("skipped: slower than float32 here (12.5 times)", "skipped: slower than float32 here (2.0 times)"):
+        assert said in text and said in (tmp_path / "index.html").read_text()
+
+
+def test_rates_are_measured_in_every_precision():
+    rates = instruments.product_rates("cpu", limit=0.1)
+    assert list(rates) == ["float32", "bfloat16", "float16"] and min(rates.values()) > 0
+
+
+def test_memory_is_what_a_run_adds_even_when_earlier_work_took_more():
+    torch.ones(100 * 2**20)  # 400 MiB, free again
+    ran = instruments.run(lambda: torch.ones(50 * 2**20).sum(), "cpu")
+    assert ran.mib == pytest.approx(200, abs=20) and ran.result == 50 * 2**20
+
+
+def test_progress_is_one_plain_line_a_part(capsys):
+    progress = instruments.Progress(11)
+    progress.next("cpu: phi")
+    assert capsys.readouterr().err == "[ 1/11]  0:00  cpu: phi\n"
+
+
+def test_shares_of_time_add_up_and_know_a_matrix_product(capfd):
     x = torch.randn(1500, 1500)
-    found = runner.shares(lambda: x @ x)
+    found = instruments.shares(lambda: x @ x)
     assert sum(found.values()) == pytest.approx(1, abs=0.01) and found["matrix products"] > 0.5
+    assert capfd.readouterr() == ("", "")

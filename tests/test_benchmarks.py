@@ -61,7 +61,7 @@ def test_circo_ids_are_strings_and_truths_are_several(world):
 
 def test_both_splits_of_circo_share_one_gallery(world):
     splits = benchmarks.load_all(["circo"], world)
-    assert {b.images for loaded in splits.values() for b in loaded} == {"circo/unlabeled"}
+    assert {b.gallery_name for loaded in splits.values() for b in loaded} == {"circo/unlabeled"}
     assert list(splits) == ["circo/val", "circo/test"]
 
 
@@ -83,7 +83,7 @@ def test_the_key_changes_with_a_caption_and_with_the_gallerys_order(data):
 def test_an_unknown_dataset_and_an_unknown_split_are_refused(world):
     with pytest.raises(ValueError, match="there is no dataset mscoco; datasets may name fashioniq, cirr, circo"):
         benchmarks.load("mscoco", world, "val")
-    with pytest.raises(ValueError, match="CIRR has no split dev here; it has val and test1"):
+    with pytest.raises(ValueError, match="CIRR has no split dev; use val or test1"):
         benchmarks.load("cirr", world, "dev")
 
 
@@ -94,7 +94,7 @@ def test_a_missing_data_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="ImageNet1K/test does not exist"):
         annotations.imagenet(tmp_path)
     (tmp_path / "ImageNet1K" / "test").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"holds no \.JPEG pictures; unpack ImageNet-1K test there"):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.JPEG images; unpack ImageNet-1K test there"):
         annotations.imagenet(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_missing_file_is_named(data):
 )
 def test_an_entry_without_a_key_is_named(data, dataset, file, key):
     change(data / file, lambda entries: entries[2].pop(key))
-    with pytest.raises(ValueError, match=rf"entry 2 of .*{file} has no key {key}; download it again"):
+    with pytest.raises(ValueError, match=rf"entry 2 of .*{file} has no key {key}; download the file again"):
         benchmarks.load(dataset, data, "val")
 
 
@@ -158,8 +158,8 @@ def test_the_union_gallery_is_what_queries_name_in_the_order_of_the_split(world)
     ):
         named = set(split.queries["reference"]) | set(split.queries["target"])
         assert union.gallery["image"].tolist() == [image for image in split.gallery["image"] if image in named]
-        assert len(union.gallery) < len(split.gallery) and union.images != split.images
-        assert union.whole == (6, len(named))
+        assert len(union.gallery) < len(split.gallery) and union.gallery_name != split.gallery_name
+        assert union.full_size == (6, len(named))
 
 
 def test_fashioniq_pictures_may_be_png_where_there_is_no_jpg(data):
@@ -210,7 +210,7 @@ def test_a_later_notebook_reads_the_benchmarks_that_02_kept_as_they_were_in_orde
     found = benchmarks.read(study_of(tmp_path, "06_retrieval"))
     assert [benchmark.name for benchmark in found] == [benchmark.name for benchmark in loaded]
     for before, after in zip(loaded, found, strict=True):
-        assert (after.images, after.whole, after.key) == (before.images, before.whole, before.key)
+        assert (after.gallery_name, after.full_size, after.key) == (before.gallery_name, before.full_size, before.key)
         pd.testing.assert_frame_equal(after.gallery, before.gallery, check_dtype=False)
         assert after.queries.to_dict("records") == before.queries.to_dict("records")
 

@@ -52,13 +52,6 @@ def test_the_authors_form_is_read_and_written(tmp_path):
     assert json.loads((tmp_path / "again.json").read_text()) == [one]
 
 
-def test_images_without_a_caption_are_told(tmp_path):
-    found = captions.read(written(tmp_path, {"img_id": IMAGES[0], "subject": "a dog", "attribute": "x"}), IMAGES)
-    said = captions.without(found, IMAGES)
-    assert said == "1 of 2 images has no caption and is not trained on (first: ILSVRC2012_test_00000002)."
-    assert captions.without(found, IMAGES[:1]) == "Every one of the 1 images has a caption."
-
-
 def test_an_empty_attribute_is_kept_as_the_authors_do_or_left_out(tmp_path):
     both = [{"img_id": IMAGES[0], "subject": "a dog", "attribute": ""}]
     both += [{"img_id": IMAGES[1], "subject": "a cat", "attribute": "there"}]
@@ -70,7 +63,10 @@ def test_an_empty_attribute_is_kept_as_the_authors_do_or_left_out(tmp_path):
     ("entry", "sentence"),
     [
         ({"img_id": "00000001", "subject": "a dog"}, "entry 0 of .*pairs.json has no key attribute; add it"),
-        ({"img_id": "7", "subject": "a", "attribute": "b"}, "has a caption of image 7, which is not there; remove it"),
+        (
+            {"img_id": "7", "subject": "a", "attribute": "b"},
+            "has a caption of image 7, which is not in the data set; remove it",
+        ),
         (
             {"img_id": "00000001", "subject": " ", "attribute": "b"},
             "the subject of image .*1 in .* is empty; write",
@@ -89,7 +85,7 @@ def test_bad_captions_are_named(tmp_path, entry, sentence):
 def test_a_file_that_is_not_there_or_empty_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"caption file .*gone.json does not exist; make it from BLIP"):
         captions.read(tmp_path / "gone.json", IMAGES)
-    with pytest.raises(ValueError, match="holds no caption that can be used; make it anew"):
+    with pytest.raises(ValueError, match="has no caption that can be used; make the file anew"):
         captions.read(written(tmp_path), IMAGES)
 
 
@@ -130,14 +126,14 @@ def blip(tmp_path_factory):
     return folder
 
 
-def test_blip_describes_pictures_through_transformers(blip, tmp_path):
+def test_blip_captions_images_through_transformers(blip, tmp_path):
     paths = []
     for i in range(3):
         paths.append(tmp_path / f"{i}.png")
         Image.effect_noise((80, 50), 60 + 40 * i).convert("RGB").save(paths[-1])
     model, processor = captions.load_blip(str(blip))
-    together = captions.describe(model, processor, paths, Reader(3))
-    apart = [captions.describe(model, processor, [path], Reader(1))[0] for path in paths]
+    together = captions.run_blip(model, processor, paths, Reader(3))
+    apart = [captions.run_blip(model, processor, [path], Reader(1))[0] for path in paths]
     assert together == apart
     assert all(text and not text.startswith("a picture of") for text in together)
 
@@ -149,32 +145,32 @@ def test_a_caption_file_is_made_once_and_goes_on_where_it_stopped(blip, tmp_path
         Image.effect_noise((60, 60), 50 + 30 * i).convert("RGB").save(path)
     monkeypatch.setattr(captions, "CHUNK", 2)
     described = []
-    describe = captions.describe
+    run_blip = captions.run_blip
 
     def watched(model, processor, paths, *more):
         described.extend(paths)
         if len(described) == 4 and not (tmp_path / "again").exists():
             (tmp_path / "again").touch()
             raise KeyboardInterrupt
-        return describe(model, processor, paths, *more)
+        return run_blip(model, processor, paths, *more)
 
-    monkeypatch.setattr(captions, "describe", watched)
+    monkeypatch.setattr(captions, "run_blip", watched)
     everything_is_a_noun = lambda text: [(word, "NOUN") for word in text.split()]  # noqa: E731
     arguments = (tmp_path / "pairs.json", table, str(blip), "reference", "cpu", Reader(2, 1), everything_is_a_noun)
     with pytest.raises(KeyboardInterrupt):
-        captions.make(*arguments)
+        captions.caption_images(*arguments)
     described.clear()
-    captions.make(*arguments)
+    captions.caption_images(*arguments)
     assert [path.name for path in described] == ["2.png", "3.png"]
     found = captions.read(tmp_path / "pairs.json", list(table["image"]))
     assert set(found.ids) <= set(table["image"]) and all(len(subject.split()) == 1 for subject in found.subjects)
     described.clear()
-    captions.make(*arguments)
+    captions.caption_images(*arguments)
     assert not described and not (tmp_path / "pairs.json.captions.json").exists()
 
 
 def test_a_folder_without_blip_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"blip_model .* is neither a folder with BLIP nor one that the hub gives"):
+    with pytest.raises(ValueError, match=r"blip_model .* is neither a folder with BLIP nor the name of one on the hub"):
         captions.load_blip(str(tmp_path))
 
 
@@ -183,8 +179,8 @@ def test_a_caption_of_an_image_that_is_listed_but_not_at_hand_is_left_out(tmp_pa
     rows = [{"img_id": f"0000000{i}", "subject": "a cat", "attribute": "on a mat"} for i in (1, 2)]
     file.write_text(json.dumps(rows))
     names = ["ILSVRC2012_test_00000001", "ILSVRC2012_test_00000002"]
-    assert captions.read(file, names[:1], listed=names).ids == (names[0],)
-    with pytest.raises(ValueError, match="has a caption of image 00000002, which is not there; remove it"):
+    assert captions.read(file, names[:1], all_images=names).ids == (names[0],)
+    with pytest.raises(ValueError, match="has a caption of image 00000002, which is not in the data set; remove it"):
         captions.read(file, names[:1])
 
 
@@ -192,7 +188,7 @@ def test_a_study_has_the_captions_of_those_of_its_pictures_that_have_one(world, 
     second = study_of(tmp_path, "02_concepts", missing_images="error", preprocess="targetpad")
     leave_record(second, data_root=str(world), workers=1, image_batch_size=4)
     file = written(tmp_path, *({"img_id": f"{i:08d}", "subject": "a cat", "attribute": f"no {i}"} for i in (5, 2)))
-    table, found = captions.of_study(study_of(tmp_path, "05_fti4cir"), str(file), "no blip", "sane", "cpu")
+    table, found = captions.captioned_images(study_of(tmp_path, "05_fti4cir"), str(file), "no blip", "sane", "cpu")
     assert table["image"].tolist() == list(found.ids) == [f"ILSVRC2012_test_{i:08d}" for i in (5, 2)]
     assert [path.rsplit("_", 1)[-1] for path in table["path"]] == ["00000005.JPEG", "00000002.JPEG"]
     assert found.attributes == ("no 5", "no 2")

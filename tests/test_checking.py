@@ -1,5 +1,7 @@
-"""`check` on small data roots that are whole, broken, or elsewhere; and what it estimates against what is there."""
+"""`check` on small data roots that are complete, broken or absent; its estimates against the real sizes and times."""
 
+import dataclasses
+import math
 import re
 import shutil
 from pathlib import Path
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def values(world):
     """The mini study's parameters for the session's small world."""
-    known = parameters.defaults(parameters.declared(workspace.notebooks(ROOT)))
+    known = parameters.defaults(parameters.read_declarations(workspace.notebooks(ROOT)))
     return known | {
         "data_root": str(world),
         "clip_model": str(world / "models" / "tiny-clip.pt"),
@@ -34,7 +36,6 @@ def values(world):
         "captions_file": str(world / "ImageNet1K" / "blip_pairs.json"),
         "phi_batch_size": 8,
         "fti_batch_size": 8,
-        "oti_batch_size": 8,
         "workers": 2,
     }
 
@@ -49,82 +50,82 @@ def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def told(capsys, values, study):
+def run_check(capsys, values, study):
     code = report.report(values, study)
     return code, capsys.readouterr().out
 
 
 def test_a_study_that_has_everything_is_ready(values, world, tmp_path, capsys, tiny):
-    code, said = told(capsys, values, place(tmp_path))
-    assert code == 0 and said.rstrip().endswith("ready.") and "✗" not in said
-    assert tiny.sha256 in said and "24 listed, 24 readable" in said
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 0 and output.rstrip().endswith("ready.") and "✗" not in output
+    assert tiny.sha256 in output and "24 listed, 24 readable" in output
     for what in ("disk, all", "memory", "time: OTI", "time: φ", "time: FTI4CIR's training", "time, all"):
-        assert what in said
+        assert what in output
 
 
-def test_every_image_that_cannot_be_read_is_told_by_name_and_listed_in_a_file(values, world, tmp_path, capsys):
+def test_every_image_that_cannot_be_read_is_named_and_listed_in_a_file(values, world, tmp_path, capsys):
     data = shutil.copytree(world, tmp_path / "data", ignore=shutil.ignore_patterns("models"))
     dress, *_ = benchmarks.load("fashioniq", data, "val")
     gone, cut = map(Path, dress.gallery["path"][[2, 5]])
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:100])
     values |= {"data_root": str(data)}
-    code, said = told(capsys, values, place(tmp_path))
-    assert code == 1 and "✗   fashioniq/val/dress: images" in said
-    assert f"1 of 20 images of fashioniq/val/dress are missing ({gone.stem}; the first would be {gone}; all in" in said
-    assert f"problem: image {cut} cannot be decoded (100 bytes on disk" in said
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "✗   fashioniq/val/dress: images" in output
+    assert f"1 of 20 images of fashioniq/val/dress are missing ({gone.stem}; the first should be {gone}; " in output
+    assert f"problem: image {cut} cannot be decoded (100 bytes on disk" in output
     listed = (tmp_path / "reports" / "unreadable" / "fashioniq-val-dress.txt").read_text()
     assert listed == f"{gone}\n{cut}\n"
-    code, said = told(capsys, values | {"missing_images": "report"}, place(tmp_path))
-    assert code == 0 and "18 readable, 1 missing, 1 broken" in said.replace("\n", " ")
+    code, output = run_check(capsys, values | {"missing_images": "report"}, place(tmp_path))
+    assert code == 0 and "18 readable, 1 missing, 1 broken" in output.replace("\n", " ")
 
 
 def test_images_are_decoded_once_for_all_checks(values, world, tmp_path, monkeypatch):
     study = place(tmp_path)
-    first = [finding.found for finding in findings.data(values, study)]
+    first = [finding.observed for finding in findings.check_data(values, study)]
     monkeypatch.setattr(findings.readable.images, "read", None)
-    assert [finding.found for finding in findings.data(values, study)] == first
+    assert [finding.observed for finding in findings.check_data(values, study)] == first
 
 
-def test_a_wrong_root_is_told_for_every_data_set(values, tmp_path, capsys):
-    code, said = told(capsys, values | {"data_root": str(tmp_path / "elsewhere")}, place(tmp_path))
-    assert code == 1 and "What it will take cannot be said before the data can be read." in said
+def test_a_wrong_root_is_reported_for_every_data_set(values, tmp_path, capsys):
+    code, output = run_check(capsys, values | {"data_root": str(tmp_path / "elsewhere")}, place(tmp_path))
+    assert code == 1 and "Disk, memory and time cannot be estimated before the data can be read." in output
     for name in ("FashionIQ", "CIRR", "CIRCO", "ImageNet1K/test"):
-        assert f"{tmp_path}/elsewhere/{name} does not exist; put the data set there, or correct data_root." in said
-    assert said.count("problem: ") == 4  # each once, though captions want ImageNet too
+        assert f"{tmp_path}/elsewhere/{name} does not exist; put the data set there, or correct data_root." in output
+    assert output.count("problem: ") == 4  # each once, though captions want ImageNet too
 
 
 def test_the_published_sizes_are_expected_of_real_data(values, world, tmp_path):
-    found = list(findings.data(values | {"world": "real"}, place(tmp_path)))
-    table = {finding.what: finding for finding in found}
+    results = list(findings.check_data(values | {"world": "real"}, place(tmp_path)))
+    table = {finding.subject: finding for finding in results}
     assert (
         table["circo/unlabeled: images"].expected == "123,403" and table["imagenet/test: images"].expected == "100,000"
     )
     assert "cirr/val: queries: there are" in table["cirr/val: queries"].problems[0]
-    union = findings.data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path))
+    union = findings.check_data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path))
     assert "2,628" in [finding.expected for finding in union]
 
 
-def test_weights_that_do_not_belong_together_are_told_with_the_others(values, world, tmp_path, capsys):
+def test_weights_that_do_not_belong_together_are_reported_with_the_others(values, world, tmp_path, capsys):
     wrong = searle_files.write_phi(tmp_path / "SEARLE_ViT-L14.pt", 1, phi.Phi(768, 768).state_dict())
     changed = values | {"phi_checkpoint": str(wrong), "methods": ["SEARLE", "FTI4CIR"], "captions_file": "nowhere.json"}
     changed |= {"blip_model": str(tmp_path / "no-blip")}
-    code, said = told(capsys, changed, place(tmp_path))
+    code, output = run_check(capsys, changed, place(tmp_path))
     assert code == 1
-    assert "is a φ for embeddings of 768 numbers and tokens of 768, but this CLIP has 128 and 128" in said
-    assert f"blip_model {tmp_path / 'no-blip'} is neither a folder nor in the hub's cache; run: hf download" in said
+    assert "is a φ for embeddings of 768 numbers and tokens of 768, but this CLIP has 128 and 128" in output
+    assert f"blip_model {tmp_path / 'no-blip'} is neither a folder nor in the hub's cache; run: hf download" in output
 
 
-def test_a_device_that_is_not_there_is_told(values, world, tmp_path, capsys):
+def test_a_device_that_is_not_there_is_reported(values, world, tmp_path, capsys):
     absent = "mps" if not torch.backends.mps.is_available() else "cuda:99"
-    code, said = told(capsys, values | {"device": absent}, place(tmp_path))
-    assert code == 1 and f"device {absent} is not available on this machine; set device to cpu or auto." in said
+    code, output = run_check(capsys, values | {"device": absent}, place(tmp_path))
+    assert code == 1 and f"device {absent} is not available on this machine; set device to cpu or auto." in output
 
 
-def test_a_disk_that_is_too_small_is_told(values, world, tmp_path, capsys, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported(values, world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 5, 5000))
-    code, said = told(capsys, values, place(tmp_path))
-    assert code == 1 and "5.0 kB free; point artefact_root to a larger disk." in said
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "5.0 kB free; set artefact_root to a larger disk." in output
 
 
 def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
@@ -148,50 +149,76 @@ def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
     assert sizes["image embeddings"] == pytest.approx(taken("embeddings") + 24 * tiny.dimension * 4, rel=0.1)
 
 
-def test_the_time_of_a_stage_is_its_work_times_what_one_piece_took(values, world, tmp_path, tiny):
+def product(arithmetic):
+    """The seconds that an arithmetic column states: a sum of products, whose last factor is in ms."""
+    total = 0
+    for term in arithmetic.removesuffix("; estimated").split(" + "):
+        numbers = [float(number.replace(",", "")) for number in re.findall(r"[\d,]+(?:\.\d+)?", term)]
+        total += math.prod(numbers) / 1000
+    return total
+
+
+def test_the_time_of_a_stage_is_its_arithmetic(values, world, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(estimates, "_seconds_per_image", lambda *_: 0.0123)
+    monkeypatch.setattr(estimates, "_seconds_per_text", lambda *_: 0.00456)
     load = estimates.workload(values, place(tmp_path))
     stages = {stage.name: stage for stage in estimates.times(values | {"oti_steps": 6000}, tiny, load)}
-    assert set(stages) == {"image embeddings", "phrases", "text features", "OTI", "φ", "FTI4CIR's training"}
-    pieces = re.fullmatch(r"([\d,]+) pictures x 6000 steps x ([\d.]+) ms", stages["OTI"].arithmetic)
-    pictures, milliseconds = (float(number.replace(",", "")) for number in pieces.groups())
-    assert milliseconds > 0 and stages["OTI"].seconds == pytest.approx(pictures * 6 * milliseconds, rel=0.5)
+    phrases = stages.pop("phrases")
+    assert set(stages) == {"image embeddings", "text features", "OTI", "φ", "FTI4CIR's training"}
+    for stage in stages.values():
+        assert stage.seconds == pytest.approx(product(stage.arithmetic)), stage
+    images = sum(load.references.values()) + load.unlabeled
+    assert stages["OTI"].arithmetic == f"{images} images x 6,000 steps x 2 texts x 3 passes x 4.56 ms; estimated"
+    assert stages["FTI4CIR's training"].arithmetic.startswith(f"{load.unlabeled} images x 12.3 ms + 24 images x ")
+    assert phrases.seconds > 0 and phrases.arithmetic.endswith("TFLOP/s; estimated, at least this")
 
 
-def test_an_oti_root_that_cannot_be_used_is_told_among_all_else(values, world, tmp_path, capsys):
+def test_an_image_and_a_text_are_measured_on_this_machine(values, world, tmp_path, tiny):
+    load = estimates.workload(values, place(tmp_path))
+    stages = {stage.name: stage for stage in estimates.times(values, tiny, load)}
+    assert all(stage.seconds > 0 for stage in stages.values())
+    without_images = estimates.times(values, tiny, dataclasses.replace(load, sample=()))
+    assert without_images[0].seconds > 0
+
+
+def test_an_oti_root_that_cannot_be_used_is_reported_among_all_else(values, world, tmp_path, capsys):
     changed = values | {"oti_root": str(tmp_path / "gone"), "concepts_root": str(tmp_path / "gone")}
-    code, said = told(capsys, changed, place(tmp_path))
-    assert code == 1 and "cirr/val: queries" in said and "vocabulary" in said
-    assert f"problem: concepts_root {tmp_path / 'gone'} does not exist; correct it, or leave it empty" in said
+    code, output = run_check(capsys, changed, place(tmp_path))
+    assert code == 1 and "cirr/val: queries" in output and "vocabulary" in output
+    assert f"problem: concepts_root {tmp_path / 'gone'} does not exist; correct it, or leave it empty" in output
 
 
-def test_with_report_it_is_told_how_many_queries_are_left_and_when_none_is(values, world, tmp_path, capsys):
+def test_with_report_the_number_of_remaining_queries_is_reported_and_when_none_is(values, world, tmp_path, capsys):
     data = shutil.copytree(world, tmp_path / "data", ignore=shutil.ignore_patterns("models"))
     (val,) = benchmarks.load("cirr", data, "val")
     paths = dict(zip(val.gallery["image"], val.gallery["path"], strict=True))
     Path(paths[val.queries["group"][0][0]]).unlink()
     values |= {"missing_images": "report", "data_root": str(data)}
-    _, said = told(capsys, values, place(tmp_path))
-    assert "cirr/val: evaluated" in said and "of 24 queries over 23 of 24 images" in said
+    _, output = run_check(capsys, values, place(tmp_path))
+    assert "cirr/val: evaluated" in output and "of 24 queries over 23 of 24 images" in output
     for path in val.gallery["path"][1:]:
         Path(path).unlink(missing_ok=True)
-    code, said = told(capsys, values, place(tmp_path))
-    assert code == 1 and "not one query of cirr/val has all its images" in said
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "no query of cirr/val has all its images" in output
 
 
-def test_a_batch_that_does_not_fit_is_told(values, world, tmp_path, capsys, monkeypatch):
+def test_a_batch_that_does_not_fit_is_reported(values, world, tmp_path, capsys, monkeypatch):
     def too_large(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(report.estimates, "times", too_large)
-    code, said = told(capsys, values, place(tmp_path))
-    assert code == 1 and "1 problem; this study cannot run yet." in said
-    assert "a batch of this study does not fit ([enforce fail" in said and "lower image_, text_, oti_" in said
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "1 problem; this study cannot run yet." in output
+    assert (
+        "a batch of this study does not fit ([enforce fail" in output
+        and "lower image_batch_size or text_batch_size" in output
+    )
 
 
 def test_without_clip_nothing_else_is_blamed(values, world, tmp_path, capsys):
     changed = values | {"clip_model": "/nope.pt", "methods": ["FTI4CIR"], "fti_weights": "/released.pth"}
-    _, said = told(capsys, changed, place(tmp_path))
-    assert "clip_model /nope.pt is neither a file nor" in said and "BLIP" not in said and "spaCy" not in said
+    _, output = run_check(capsys, changed, place(tmp_path))
+    assert "clip_model /nope.pt is neither a file nor" in output and "BLIP" not in output and "spaCy" not in output
 
 
 def test_a_relative_data_root_lies_below_the_project(values, tmp_path):
@@ -206,31 +233,31 @@ def test_a_check_leaves_no_record_and_names_no_artefact_for_one(values, tmp_path
     assert study.made == {} and not (tmp_path / "reports" / "records").exists()
 
 
-def test_vocabulary_and_language_model_are_looked_at_where_something_is_inverted(values, tmp_path, tiny):
-    def looked_at(**changes):
+def test_vocabulary_and_language_model_are_checked_where_something_is_inverted(values, tmp_path, tiny):
+    def subjects(**changes):
         known = values | {"methods": ["SEARLE"], "vocabulary": "/gone.csv"} | changes
-        looks = findings.models, findings.brought
-        return {finding.what: finding for look in looks for finding in look(known, place(tmp_path), tiny)}
+        checks = findings.check_models, findings.check_user_files
+        return {finding.subject: finding for check in checks for finding in check(known, place(tmp_path), tiny)}
 
     file = searle_files.write_phi(tmp_path / "phi.pt", 3, phi.Phi(tiny.dimension, tiny.width).state_dict())
-    assert set(looked_at(phi_checkpoint=str(file))) == {"φ"}
-    trained = looked_at(phi_checkpoint="last")
+    assert set(subjects(phi_checkpoint=str(file))) == {"φ"}
+    trained = subjects(phi_checkpoint="last")
     assert set(trained) == {"language model", "vocabulary"}
     assert "vocabulary /gone.csv does not exist; download" in trained["vocabulary"].problems[0]
 
 
-def test_words_and_concepts_that_a_user_brings_are_looked_at(values, world, tmp_path, capsys, tiny):
+def test_words_and_concepts_that_a_user_brings_are_checked(values, world, tmp_path, capsys, tiny):
     (val,) = benchmarks.load("circo", world, "val")
     ids = list(benchmarks.reference_table([val])["image"])
     words = torch.zeros(len(ids), tiny.width)
     searle_files.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids, words, words, {})
     changed = values | {"methods": ["SEARLE-OTI"], "datasets": ["circo"], "evaluate": ["validation"]}
     changed |= {"oti_root": str(tmp_path / "oti")}
-    code, said = told(capsys, changed, place(tmp_path))
-    assert code == 0 and f"{len(ids)} of {tmp_path / 'oti' / 'circo' / 'val' / 'mine'}" in said.replace("\n", "")
+    code, output = run_check(capsys, changed, place(tmp_path))
+    assert code == 0 and f"{len(ids)} of {tmp_path / 'oti' / 'circo' / 'val' / 'mine'}" in output.replace("\n", "")
     searle_files.write_tokens(tmp_path / "oti" / "circo" / "val" / "mine", ids[1:], words[1:], words[1:], {})
-    code, said = told(capsys, changed, place(tmp_path))
-    assert code == 1 and "has tokens of another image list: 1 of" in said
+    code, output = run_check(capsys, changed, place(tmp_path))
+    assert code == 1 and "has tokens of another image list: 1 of" in output
 
 
 def test_only_images_that_get_words_of_their_own_count_for_oti(values, tmp_path, tiny):

@@ -41,14 +41,14 @@ CHANGES = {  # an edit: its module, what stands there, what it becomes; and the 
     "a template": ("searle.concepts", '"A {}",', '"One {}",', {"concepts", "OTI"}),
     "a colour's mean": ("data.images", "MEAN = (0.48145466,", "MEAN = (0.5,", {"pixels"}),
     "the padding's ratio": ("data.images", "TARGET_RATIO = 1.25", "TARGET_RATIO = 1.5", {"pixels"}),
-    "how pictures are encoded": ("backbone.model", ".encode_image(", ".encode_picture(", {"embeddings"}),
+    "how images are encoded": ("backbone.model", ".encode_image(", ".encode_drawing(", {"embeddings"}),
     "where words start": ("searle.oti", "START_DEVIATION = 0.02", "START_DEVIATION = 0.03", {"OTI"}),
     "OTI's total loss": ("searle.oti", "* gpt) / weight", "* gpt) * weight", {"OTI"}),
     "the phrases' loss": ("searle.phrase_bank", "return 1 - F.cosine", "return 2 - F.cosine", {"OTI", "φ"}),
     "the contrastive loss": ("searle.distillation", "both.T / temperature", "both.T * temperature", {"φ", "network"}),
     "φ's layers": ("searle.phi", "nn.GELU()", "nn.ReLU()", {"φ", "network"} | QUERIES),
     "the threshold of attributes": ("fti4cir.network", "THRESHOLD = 0.05", "THRESHOLD = 0.06", {"network"}),
-    "the number of slots": ("fti4cir.network", "QUERIES = 24", "QUERIES = 25", {"network"}),
+    "the number of slots": ("fti4cir.network", "SLOTS = 24", "SLOTS = 25", {"network"}),
     "the orthogonality loss": ("fti4cir.network", "(gram - torch.eye(", "(gram + torch.eye(", {"network"}),
     "FTI4CIR's query": ("fti4cir.prompts", "count}but {", "count}and {", {"FTI4CIR"}),
     "the queries' prompt": ("evaluation.composers", '"a photo of $ that {}"', '"a photo of $ which {}"', WITH_TEXT),
@@ -61,10 +61,10 @@ CHANGES = {  # an edit: its module, what stands there, what it becomes; and the 
     "one method's query": ("evaluation.composers", "sum(part.compose(", "max(part.compose(", {"Image+Text"}),
     "the text tower": ("backbone.text_tower", "def features(", "def features(more, ", READS_TEXT),
     "random numbers": ("store.randomness", "def uniform(", "def uniform(more, ", {"phrases", "OTI", "φ"}),
-    "what a rank of no image is": ("evaluation.rankings", "found.ranks, -1)", "found.ranks, -2)", {"ranks"}),
+    "what a rank of no image is": ("evaluation.rankings", "answers.ranks, -1)", "answers.ranks, -2)", {"ranks"}),
 }
 OTHER_CHANGES = {  # whose effect on keys alone is asked for
-    "how a picture is opened": ("data.images", "            picture.load()", "            picture.draft(None, None)"),
+    "how an image is opened": ("data.images", "            image.load()", "            image.draft(None, None)"),
     "how phrases are cleaned": ("searle.phrases", 're.sub(r"\\n+", ". ", text)', 're.sub(r"\\n+", "; ", text)'),
     "how phrases get their placeholder": ("searle.phrase_bank", '("first", 1)', '("first", 2)'),
     "how deep rankings are": ("evaluation.rankings", "DEPTH = 50", "DEPTH = 60"),
@@ -80,8 +80,16 @@ NO_CHANGES = {
         "return F.cross_entropy(\n        logits,",
     ),
     "other quotes": ("searle.phrases", '"a photo of {} that"', "'a photo of {} that'"),
-    "a docstring": ("evaluation.composers", "The sum of both unit embeddings.", "Both, added."),
-    "a module's docstring": ("data.images", "Pictures from disk to the pixels", "Pixels of pictures, the ones"),
+    "a docstring": (
+        "evaluation.composers",
+        "The sum of the reference's and the caption's unit embeddings.",
+        "Both, added.",
+    ),
+    "a module's docstring": (
+        "data.images",
+        "Images from disk to CLIP's input pixels",
+        "CLIP's input pixels from images",
+    ),
     "an error's sentence": ("searle.oti", "is not finite; lower ", "is no number; lower "),
     "a table of results": ("reporting.tables", "Percent; below each value", "Percent; under each value"),
     "a download": ("releases.downloads", "def fetch(", "def fetch(more, "),
@@ -89,11 +97,11 @@ NO_CHANGES = {
     "how rows are kept": ("store.shards", "def run(", "def run(more, "),
 }
 
-FROM_PICTURES = {"embeddings", "references", "patches", "fti-words", "fti4cir-training"}
+FROM_IMAGES = {"embeddings", "references", "patches", "fti-words", "fti4cir-training"}
 KEY_CHANGES = {  # the same of the keys of artefacts, apart from the keys of what they are made from
-    "a colour's mean": FROM_PICTURES,
-    "how pictures are encoded": {"embeddings", "references"},
-    "how a picture is opened": FROM_PICTURES | {"verdicts"},
+    "a colour's mean": FROM_IMAGES,
+    "how images are encoded": {"embeddings", "references"},
+    "how an image is opened": FROM_IMAGES | {"verdicts"},
     "the phrases' prompt": {"phrases"},
     "how phrases are cleaned": {"phrases"},
     "a template": {"concepts", "oti"},
@@ -139,9 +147,10 @@ class Keys:
         raise Asked(name.split("/")[0], artefacts.digest(facts))
 
 clip = load_clip(str(world / "models" / "tiny-clip.pt"))
-pictures, loaded = annotations.imagenet(world), benchmarks.load("cirr", world, "val")
-vectors = embeddings.Embeddings("list", tuple(pictures["image"]), torch.ones(len(pictures), clip.dimension), "vectors")
-near = concepts.Concepts(vectors.ids, torch.zeros(len(pictures), 1, dtype=torch.int64), ("Star",), "concepts")
+unlabeled, loaded = annotations.imagenet(world), benchmarks.load("cirr", world, "val")
+ones = torch.ones(len(unlabeled), clip.dimension)
+vectors = embeddings.Embeddings("list", tuple(unlabeled["image"]), ones, "vectors")
+near = concepts.Concepts(vectors.ids, torch.zeros(len(unlabeled), 1, dtype=torch.int64), ("Star",), "concepts")
 names = concepts.Vocabulary(("Star",), "vocabulary")
 written = phrases.from_table(pd.DataFrame({"concept": ["Star"], "phrase": ["a Star"]}))
 known = captions.Captions(vectors.ids[:2], ("a star", "a star"), ("on it", "off it"))
@@ -151,22 +160,22 @@ pd.DataFrame({"epoch": [1]}).to_csv(folder / "log.csv")
 few = distillation.Settings(batch_size=1), fti_training.Settings(batch_size=1)
 store, model = Keys(), str(world / "models" / "tiny-gpt-neo")
 reader = images.Reader(8, 1)
-trained = network.Trained(None, "network", 0)
+trained = network.TrainedNetwork(None, "network", 0)
 calls = [
     lambda: phrases.generate(store, names, model, phrases.Settings()),
     lambda: concepts.associate(store, clip, vectors, names, 1),
-    lambda: embeddings.encode(store, clip, "list", pictures, reader),
+    lambda: embeddings.encode(store, clip, "list", unlabeled, reader),
     lambda: embeddings.keep_references(store, clip, loaded, {}),
-    lambda: readable.verdicts(store, "list", pictures),
-    lambda: patches.encode(store, clip, "list", pictures, reader),
-    lambda: patches.words_of(store, clip, trained, "list", pictures, reader),
+    lambda: readable.check_images(store, "list", unlabeled),
+    lambda: patches.encode(store, clip, "list", unlabeled, reader),
+    lambda: patches.keep_words(store, clip, trained, "list", unlabeled, reader),
     lambda: phrase_bank.prepare(store, clip, written),
     lambda: oti.invert(store, clip, vectors, near, written, oti.Settings()),
     lambda: distillation.train(store, clip, distillation.TrainingSet(vectors, vectors, near, written), few[0]),
-    lambda: fti_training.train(store, clip, fti_training.TrainingSet(pictures, known), few[1]),
+    lambda: fti_training.train(store, clip, fti_training.TrainingSet(unlabeled, known), few[1]),
     lambda: rankings.rank(store, loaded[0], vectors, "Image+Text", composer),
     lambda: scores.keep_scores(store, []),
-    lambda: validation._log(store, training, "phi", [], {}, None),
+    lambda: validation._log(store, training, "phi", [], None),
 ]
 
 def key_of(call, number):
@@ -259,7 +268,7 @@ def library(tmp_path, monkeypatch):
             file = tmp_path / "searle_lib" / f"{name.replace('__', '/')}.py"
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
-        for cached in (code.code_digest, code._source, code._file):
+        for cached in (code.code_digest, code._source, code._module_file):
             cached.cache_clear()
 
         def root(): ...
@@ -268,7 +277,7 @@ def library(tmp_path, monkeypatch):
         return code.code_digest(root)
 
     yield digest
-    for cached in (code.code_digest, code._source, code._file):
+    for cached in (code.code_digest, code._source, code._module_file):
         cached.cache_clear()
 
 
@@ -344,7 +353,7 @@ def test_moving_a_function_to_another_module_changes_no_digest(library):
     assert here == there
 
 
-@pytest.mark.parametrize("module", code.KEEPING)
+@pytest.mark.parametrize("module", code.STORAGE_MODULES)
 def test_how_results_are_kept_is_not_in_a_digest(library, module):
     start = f"from searle_lib.{module} import f\n\n\ndef root():\n    return f()\n"
     file = module.replace(".", "__")
@@ -376,11 +385,11 @@ def with_cell(place, source):
 
 def test_a_notebooks_code_is_its_cells_and_what_they_reach(tmp_path, library):
     library(start="def root(steps):\n    return 1\n")
-    before = code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS))
+    before = code.notebook_code_digest(notebook(tmp_path / "n.ipynb", *CELLS))
     another_call = "from searle_lib import start\n\nstart.root(steps + 1)"
-    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *with_cell(2, another_call))) != before
+    assert code.notebook_code_digest(notebook(tmp_path / "n.ipynb", *with_cell(2, another_call))) != before
     library(start="def root(steps):\n    return 2\n")
-    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS)) != before
+    assert code.notebook_code_digest(notebook(tmp_path / "n.ipynb", *CELLS)) != before
 
 
 @pytest.mark.parametrize(
@@ -394,8 +403,8 @@ def test_a_notebooks_code_is_its_cells_and_what_they_reach(tmp_path, library):
 )
 def test_a_notebooks_text_parameters_and_layout_are_not_its_code(tmp_path, library, place, source):
     library(start="def root(steps):\n    return 1\n")
-    before = code.notebook_code(notebook(tmp_path / "n.ipynb", *CELLS))
-    assert code.notebook_code(notebook(tmp_path / "n.ipynb", *with_cell(place, source))) == before
+    before = code.notebook_code_digest(notebook(tmp_path / "n.ipynb", *CELLS))
+    assert code.notebook_code_digest(notebook(tmp_path / "n.ipynb", *with_cell(place, source))) == before
 
 
 def test_all_that_a_notebook_says_is_in_the_digest_of_its_cells_but_for_its_parameters(tmp_path):

@@ -19,7 +19,7 @@ from searle_lib.searle import distillation, phi
 from searle_lib.searle.distillation import Settings, TrainingSet
 from searle_lib.searle.phi import Phi
 from searle_lib.store import checkpoints
-from searle_lib.store.artefacts import Damaged, Store
+from searle_lib.store.artefacts import DamagedArtefact, Store
 from searle_lib.store.checkpoints import Checkpoints
 
 FAST = Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_was_not_kept_is_refused_with_those_that_were(tiny, tm
     training = trained(tiny, tmp_path)
     with pytest.raises(
         ValueError,
-        match=f"phi_checkpoint is {checkpoint}; the epochs that this training kept are 2, 4, the last of them also",
+        match=f"phi_checkpoint is {checkpoint}, but this training kept the epochs 2, 4; choose one of these or last",
     ):
         distillation.choose(Store(tmp_path), tiny, training, checkpoint)
 
@@ -99,7 +99,9 @@ def test_a_training_whose_weights_are_cut_off_is_called_damaged_with_its_folder(
     training = trained(tiny, tmp_path)
     file = training.folder / "phi-004.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(Damaged, match=rf"artefact {training.folder} is damaged \(.*\); delete that folder and run"):
+    with pytest.raises(
+        DamagedArtefact, match=rf"artefact {training.folder} is damaged \(.*\); delete that folder and run"
+    ):
         distillation.choose(Store(tmp_path), tiny, training, "last")
 
 
@@ -117,7 +119,7 @@ def test_another_setting_makes_another_training(tiny, tmp_path, change):
 
 
 def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):
-    with pytest.raises(ValueError, match="phi_batch_size is 9 but test/images has 5 images; lower it"):
+    with pytest.raises(ValueError, match="phi_batch_size is 9 but test/images has 5 images; lower phi_batch_size"):
         trained(tiny, tmp_path, dataclasses.replace(FAST, batch_size=9))
 
 

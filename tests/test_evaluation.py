@@ -24,15 +24,15 @@ from searle_lib.evaluation import composers, rankings, scores, validation
 from searle_lib.evaluation.composers import Sources
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.fti4cir import network, patches
-from searle_lib.fti4cir.network import Fti4Cir, Trained, Words
+from searle_lib.fti4cir.network import Fti4Cir, TrainedNetwork, Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.releases import searle_files
 from searle_lib.searle import oti, phi
-from searle_lib.searle.phi import Distilled, Phi
+from searle_lib.searle.phi import Phi, TrainedPhi
 from searle_lib.servers import submissions
 from searle_lib.store import checkpoints
-from searle_lib.store.artefacts import Damaged, Store
-from searle_lib.store.records import Missing
+from searle_lib.store.artefacts import DamagedArtefact, Store
+from searle_lib.store.records import MissingInput
 
 
 def random_image_words(ids, width):
@@ -66,7 +66,7 @@ def study(world, tiny, tmp_path_factory):
     splits = benchmarks.load_all(["fashioniq", "cirr", "circo"], world)
     galleries = embeddings.encode_galleries(store, tiny, every(splits))
     torch.manual_seed(0)
-    distilled = Distilled(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
+    distilled = TrainedPhi(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
     made = {}
     for name, loaded in splits.items():
         images = embeddings.keep_references(store, tiny, loaded, galleries)
@@ -80,7 +80,7 @@ def everything(study):
     for name, loaded in splits.items():
         for benchmark in loaded:
             composed = composers_of(made[name])
-            yield benchmark, rankings.rank_all(store, benchmark, galleries[benchmark.images], composed), composed
+            yield benchmark, rankings.rank_all(store, benchmark, galleries[benchmark.gallery_name], composed), composed
 
 
 def test_every_method_composes_unit_vectors(study):
@@ -94,7 +94,7 @@ def test_searle_averages_unit_features_of_all_sentences_with_the_references_own_
     _, splits, _, made = study
     dress, sources = splits["fashioniq/val"][0], made["fashioniq/val"]
     query = dress.queries.iloc[2]
-    word = sources.distilled.phi(sources.images.of([query["reference"]]))
+    word = sources.trained_phi.phi(sources.embeddings.select([query["reference"]]))
     features = [encode_texts(tiny, [f"a photo of $ that {s}"], words=word)[0] for s in query["sentences"]]
     expected = F.normalize(sum(F.normalize(f, dim=0) for f in features) / 2, dim=0)
     composed = composers.Searle(sources).compose(list(dress.queries["reference"]), list(dress.queries["sentences"]))
@@ -105,7 +105,7 @@ def test_image_and_text_is_the_sum_of_both_unit_vectors(study, tiny):
     _, splits, _, made = study
     (circo,), sources = splits["circo/val"], made["circo/val"]
     query = circo.queries.iloc[1]
-    image = F.normalize(sources.images.of([query["reference"]]), dim=-1)
+    image = F.normalize(sources.embeddings.select([query["reference"]]), dim=-1)
     text = F.normalize(encode_texts(tiny, [query["sentences"][0]]), dim=-1)
     composed = composers.ImageAndText(sources).compose([query["reference"]], [query["sentences"]])
     assert_close(composed, F.normalize(image + text, dim=-1), atol=1e-5, rtol=1e-5)
@@ -144,7 +144,7 @@ def test_scores_equal_a_walk_down_sorted_names(study):
             queries = composed[method].compose(
                 list(benchmark.queries["reference"]), list(benchmark.queries["sentences"])
             )
-            expected = naive_scores(benchmark, study[2][benchmark.images], queries)
+            expected = naive_scores(benchmark, study[2][benchmark.gallery_name], queries)
             table = scores.score_queries(benchmark, ranked[method], method)
             plain = table[table["category"].isin([benchmark.category, "subset"])]
             got = {(row.query, row.metric): row.value for row in plain.itertuples()}
@@ -197,16 +197,16 @@ def test_fashioniq_has_no_test_server(study, tmp_path):
 def test_a_split_without_all_its_queries_gets_no_file_and_a_sentence(study, tmp_path):
     evaluated = [(benchmark, ranked) for benchmark, ranked, _ in everything(study)]
     tables = [rankings.ranking_table(b, ranked["SEARLE"], "SEARLE") for b, ranked in evaluated]
-    sizes = {b.name: {"there": b.there, "whole": b.whole} for b, _ in evaluated}
+    sizes = {b.name: {"size": b.size, "full_size": b.full_size} for b, _ in evaluated}
     (tmp_path / "cirr-test1-Old.json").write_text("{}")
-    sizes["circo/test"] = {"there": (3, 90), "whole": (4, 90)}
+    sizes["circo/test"] = {"size": (3, 90), "full_size": (4, 90)}
     files = submissions.write_all(tmp_path, pd.concat(tables), sizes)
     assert sorted(file.name for file in files) == ["cirr-test1-SEARLE.json", "cirr-test1-subset-SEARLE.json"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert submissions.incomplete("circo/test", sizes) == (
         "circo/test has 3 of 4 queries and 90 of 90 images; no file is written for a server."
     )
-    sizes["circo/test"] = {"there": (4, 89), "whole": (4, 90)}
+    sizes["circo/test"] = {"size": (4, 89), "full_size": (4, 90)}
     assert "89 of 90 images" in submissions.incomplete("circo/test", sizes)
 
 
@@ -223,7 +223,7 @@ def test_what_06_keeps_is_what_07_reads(study, tmp_path):
 
 
 def test_07_says_that_06_has_not_run(tmp_path):
-    with pytest.raises(Missing) as problem:
+    with pytest.raises(MissingInput) as problem:
         scores.read_scores(study_of(tmp_path, "07_results"))
     assert str(problem.value) == ("07_results needs the record of 06_retrieval in study tiny; run 06_retrieval first.")
 
@@ -242,15 +242,17 @@ def test_scores_are_kept_anew_when_a_ranking_is_another(study, tmp_path):
 def test_a_query_vector_that_is_not_finite_is_named(study):
     store, splits, galleries, made = study
     (circo,), sources = splits["circo/val"], made["circo/val"]
-    tokens = Embeddings("x", sources.tokens.ids, torch.full_like(sources.tokens.vectors, float("nan")), "nan")
-    composer = composers.SearleOti(Sources(sources.backbone, sources.images, tokens))
+    tokens = Embeddings(
+        "x", sources.pseudo_words.ids, torch.full_like(sources.pseudo_words.vectors, float("nan")), "nan"
+    )
+    composer = composers.SearleOti(Sources(sources.backbone, sources.embeddings, tokens))
     with pytest.raises(ValueError, match="SEARLE-OTI gives query 0 of circo/val a vector that is not finite"):
         rankings.rank(store, circo, galleries["circo/unlabeled"], "SEARLE-OTI", composer)
 
 
 def test_an_image_that_was_never_encoded_is_named(study):
     with pytest.raises(LookupError, match="image elsewhere is not among the 24 images of cirr/val"):
-        study[2]["cirr/val"].of(["elsewhere"])
+        study[2]["cirr/val"].select(["elsewhere"])
 
 
 def test_embeddings_are_encoded_once_and_kept(world, tiny, tmp_path, monkeypatch):
@@ -286,7 +288,9 @@ def test_damaged_embeddings_are_named_by_their_folder(world, tiny, tmp_path):
     embeddings.encode(Store(tmp_path, "02_concepts"), *arguments)
     (file,) = tmp_path.rglob("embeddings.safetensors")
     file.write_bytes(file.read_bytes()[:90])
-    with pytest.raises(Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_con"):
+    with pytest.raises(
+        DamagedArtefact, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_con"
+    ):
         embeddings.encode(Store(tmp_path), *arguments)
 
 
@@ -343,15 +347,15 @@ def finished(world, tiny, tmp_path_factory):
     third, fourth, fifth = (study_of(folder, name) for name in ("03_oti", "04_phi", "05_fti4cir"))
     fifth.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
     searle_files.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
-    phi.bring(fourth, tiny, str(folder / "phi.pt"))
+    phi.import_phi(fourth, tiny, str(folder / "phi.pt"))
     untrained = random_network(tiny)
     for name, loaded in splits.items():
         images = embeddings.read(third, f"{name}/references")
         words = torch.randn(len(images.ids), tiny.width)
         searle_files.write_tokens(folder / "tokens" / name, images.ids, words, words, {})
-        oti.bring(third, tiny, images, folder / "tokens" / name)
+        oti.import_words(third, tiny, images, folder / "tokens" / name)
         table = benchmarks.reference_table(loaded)
-        patches.words_of(fifth, tiny, Trained(untrained, "random", 0), name, table, Reader(8, 1))
+        patches.keep_words(fifth, tiny, TrainedNetwork(untrained, "random", 0), name, table, Reader(8, 1))
     for later in (fourth, fifth):
         later.read("02_concepts")
     for later in (third, fourth, fifth):
@@ -361,7 +365,7 @@ def finished(world, tiny, tmp_path_factory):
 
 
 def random_network(tiny):
-    return network.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
+    return network.build_network(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
 
 
 def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
@@ -394,16 +398,16 @@ def record(folder, notebook):
 
 
 def test_every_method_is_composed_from_what_its_notebook_kept(finished, tiny):
-    made, left_out = load(finished, tiny)
-    assert left_out == {} and list(made) == ["cirr/val", "circo/val"]
+    made, skip_reasons = load(finished, tiny)
+    assert skip_reasons == {} and list(made) == ["cirr/val", "circo/val"]
     assert list(made["circo/val"]) == list(METHODS)
     distilled = phi.read(study_of(finished, "06_retrieval"), tiny)
     for split, of_split in made.items():
         tokens = oti.read(study_of(finished, "06_retrieval"), f"{split}/references").tokens
         assert of_split["SEARLE-OTI"].key == f"searle-oti {tokens.key}"
-        assert torch.equal(of_split["SEARLE-OTI"].tokens.vectors, tokens.vectors)
+        assert torch.equal(of_split["SEARLE-OTI"].pseudo_words.vectors, tokens.vectors)
         assert of_split["SEARLE"].key == f"searle {distilled.key}"
-        assert of_split["Image-only"].images.name == f"{split}/references"
+        assert of_split["Image-only"].embeddings.name == f"{split}/references"
 
 
 def test_fti4cir_is_not_evaluated_on_the_split_that_its_epoch_was_chosen_on(finished, tiny):
@@ -433,41 +437,41 @@ def test_only_fti4cir_on_the_split_of_its_choice_is_not_reportable(checkpoint, s
 )
 def test_a_notebook_that_has_not_run_leaves_out_just_its_method(copied, tiny, notebook, method):
     record(copied, notebook).unlink()
-    made, left_out = load(copied, tiny)
-    assert left_out == {method: NOT_MADE.format(notebook)}
+    made, skip_reasons = load(copied, tiny)
+    assert skip_reasons == {method: NOT_MADE.format(notebook)}
     assert list(made["circo/val"]) == [name for name in METHODS if name != method]
 
 
 def test_a_damaged_record_leaves_out_just_its_method(copied, tiny):
     file = record(copied, "03_oti")
     file.write_text(file.read_text()[:40])
-    made, left_out = load(copied, tiny)
-    assert left_out == {"SEARLE-OTI": f"record {file} is damaged; delete it and run 03_oti again."}
+    made, skip_reasons = load(copied, tiny)
+    assert skip_reasons == {"SEARLE-OTI": f"record {file} is damaged; delete it and run 03_oti again."}
     assert "SEARLE" in made["cirr/val"]
 
 
 def test_an_artefact_that_is_gone_leaves_out_just_its_method(copied, tiny):
     (gone,) = (copied / "artefacts" / "oti" / "circo" / "val").glob("references-*")
     shutil.rmtree(gone)
-    made, left_out = load(copied, tiny)
-    assert left_out == {"SEARLE-OTI": f"03_oti's artefact {gone} is gone; run 03_oti again."}
+    made, skip_reasons = load(copied, tiny)
+    assert skip_reasons == {"SEARLE-OTI": f"03_oti's artefact {gone} is gone; run 03_oti again."}
     assert "SEARLE" in made["circo/val"]
 
 
 def test_a_change_below_leaves_out_all_methods_that_were_made_before_it(copied, world, tiny):
     splits = benchmarks.load_all(["cirr", "circo"], world, ["validation"])
     describe_02(copied, world, tiny, splits, preprocess="clip")
-    made, left_out = load(copied, tiny)
+    made, skip_reasons = load(copied, tiny)
     needs = {"SEARLE": "04_phi", "SEARLE-OTI": "03_oti", "FTI4CIR": "05_fti4cir"}
-    assert left_out == {method: CHANGED.format(name, name) for method, name in needs.items()}
+    assert skip_reasons == {method: CHANGED.format(name, name) for method, name in needs.items()}
     assert list(made["circo/val"]) == ["Image-only", "Text-only", "Image+Text"]
 
 
 def test_methods_that_are_not_asked_for_need_nothing_and_are_not_left_out(copied, tiny):
     for notebook in ("03_oti", "05_fti4cir"):
         record(copied, notebook).unlink()
-    made, left_out = load(copied, tiny, ["Text-only", "SEARLE"])
-    assert left_out == {} and list(made["cirr/val"]) == ["Text-only", "SEARLE"]
+    made, skip_reasons = load(copied, tiny, ["Text-only", "SEARLE"])
+    assert skip_reasons == {} and list(made["cirr/val"]) == ["Text-only", "SEARLE"]
 
 
 def test_the_record_of_06_names_the_notebooks_whose_methods_it_evaluates(finished, tiny):
@@ -477,9 +481,10 @@ def test_the_record_of_06_names_the_notebooks_whose_methods_it_evaluates(finishe
 
 
 def test_what_a_study_was_made_with_is_read_from_its_records(finished, tiny):
-    facts = scores.made_with(study_of(finished, "07_results"))
+    facts = scores.provenance(study_of(finished, "07_results"))
     assert (facts["world"], facts["backbone"], facts["clip_sha256"]) == ("real", "tiny-clip", tiny.sha256)
-    assert facts["sizes"]["cirr/val"] == {"gallery": "cirr/val", "there": (24, 24), "whole": (24, 24)}
+    evaluated_on = "24 of 24 queries over 24 of 24 images"
+    assert facts["sizes"]["cirr/val"] == {"size": (24, 24), "full_size": (24, 24), "evaluated_on": evaluated_on}
 
 
 @pytest.fixture
@@ -489,7 +494,7 @@ def training(copied, tiny):
     def make(folder):
         checkpoints.write_log(pd.DataFrame({"epoch": [1, 2, 3], "distil": [3.0, 2.0, 1.0]}), folder / checkpoints.LOG)
         for epoch in (2, 3):
-            save_file(phi_at(epoch, tiny).state_dict(), checkpoints.file_of(folder, "phi", epoch))
+            save_file(phi_at(epoch, tiny).state_dict(), checkpoints.weights_file(folder, "phi", epoch))
 
     return study_of(copied, "04_phi").keep("phi-training", {}, make)
 
@@ -506,7 +511,7 @@ def test_the_log_has_the_metrics_of_cirr_at_the_kept_epochs_in_percent(copied, t
     (cirr,) = [benchmark for benchmark in benchmarks.read(of_04) if benchmark.name == "cirr/val"]
     gallery = embeddings.read(of_04, "cirr/val")
     for row, epoch in ((1, 2), (2, 3)):
-        composer = composers.Searle(Sources(tiny, gallery, distilled=Distilled(phi_at(epoch, tiny), "", epoch)))
+        composer = composers.Searle(Sources(tiny, gallery, trained_phi=TrainedPhi(phi_at(epoch, tiny), "", epoch)))
         queries = composer.compose(list(cirr.queries["reference"]), list(cirr.queries["sentences"]))
         found = pd.Series(naive_scores(cirr, gallery, queries)).groupby(level=1).mean() * 100
         for name, _ in cirr.protocol.metrics:
@@ -525,9 +530,9 @@ def test_a_phi_that_was_brought_has_no_log(finished, tiny):
 
 
 def test_a_checkpoint_that_is_damaged_is_named_with_the_training_when_it_is_validated(copied, tiny, training):
-    checkpoints.file_of(training.folder, "phi", 2).write_bytes(b"no tensors")
+    checkpoints.weights_file(training.folder, "phi", 2).write_bytes(b"no tensors")
     sentence = rf"artefact {re.escape(str(training.folder))} is damaged \(.*\); delete that folder and run 04_phi again"
-    with pytest.raises(Damaged, match=sentence):
+    with pytest.raises(DamagedArtefact, match=sentence):
         validation.phi_log(study_of(copied, "04_phi"), tiny, training)
 
 
@@ -554,13 +559,13 @@ def test_the_log_of_fti4cir_has_the_metrics_of_cirr_and_circo_at_the_kept_epochs
 
     def make(folder):
         checkpoints.write_log(pd.DataFrame({"epoch": [1, 2], "whole": [3.0, 2.0]}), folder / checkpoints.LOG)
-        save_file(model.state_dict(), checkpoints.file_of(folder, "fti", 2))
+        save_file(model.state_dict(), checkpoints.weights_file(folder, "fti", 2))
 
     of_05 = study_of(copied, "05_fti4cir")
     log = validation.fti_log(of_05, tiny, of_05.keep("fti4cir-training", {}, make), "both")
     assert log["CIRR R@50"].tolist()[1] == 100 and log["CIRR R@5"].isna().tolist() == [True, False]
     (circo,), gallery = benchmarks.load("circo", world, "val"), embeddings.read(of_05, "circo/unlabeled")
-    words = patches.words_by(tiny, model, benchmarks.reference_table([circo]), Reader(8, 1))
+    words = patches.predict_words(tiny, model, benchmarks.reference_table([circo]), Reader(8, 1))
     composer = composers.Fti4CirQueries(Sources(tiny, gallery, image_words=words))
     queries = composer.compose(list(circo.queries["reference"]), list(circo.queries["sentences"]))
     found = pd.Series(naive_scores(circo, gallery, queries)).groupby(level=1).mean() * 100
@@ -573,10 +578,10 @@ def test_rankings_are_made_anew_for_another_composer_and_for_nothing_else(study,
 
     def folder_of(tokens):
         of_06 = study_of(tmp_path, "06_retrieval")
-        composer = composers.SearleOti(dataclasses.replace(sources, tokens=tokens))
+        composer = composers.SearleOti(dataclasses.replace(sources, pseudo_words=tokens))
         rankings.rank(of_06, cirr, galleries["cirr/val"], "SEARLE-OTI", composer)
         return of_06.made["rankings/cirr/val/SEARLE-OTI"]
 
-    other = dataclasses.replace(sources.tokens, key="other")
-    folders = [folder_of(tokens) for tokens in (sources.tokens, other, sources.tokens)]
+    other = dataclasses.replace(sources.pseudo_words, key="other")
+    folders = [folder_of(tokens) for tokens in (sources.pseudo_words, other, sources.pseudo_words)]
     assert folders[0] == folders[2] != folders[1]

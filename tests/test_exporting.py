@@ -19,7 +19,7 @@ from searle_lib.releases import folders, searle_files
 from searle_lib.searle import distillation, oti, phi
 from searle_lib.searle.phi import Phi
 from searle_lib.store.artefacts import Store
-from searle_lib.store.records import Missing, Record, Stale, Study
+from searle_lib.store.records import MissingInput, Record, StaleInput, Study
 from searle_lib.study import export
 
 PHI_FAST = distillation.Settings(epochs=4, batch_size=2, top_k=4, learning_rate=1e-3)
@@ -50,7 +50,7 @@ def made(tiny, tmp_path_factory):
     for checkpoint in ("2", "last", "brought"):
         fourth = notebook(root, root / "artefacts", "04_phi")
         if checkpoint == "brought":
-            by_checkpoint[checkpoint] = phi.bring(fourth, tiny, str(file))
+            by_checkpoint[checkpoint] = phi.import_phi(fourth, tiny, str(file))
         else:
             by_checkpoint[checkpoint] = distillation.choose(fourth, tiny, training, checkpoint, PHI_FAST.dropout)
         kept[checkpoint] = fourth.made
@@ -189,10 +189,10 @@ def test_what_is_written_comes_back_in_as_what_a_user_brings(tiny, made, tmp_pat
     assert len(written) == 4
     store, root = Store(tmp_path / "store"), str(tmp_path / "out" / "oti_pseudo_tokens")
     for name in ("imagenet/test", "cirr/val/references", "circo/val/references"):
-        back = oti.bring(store, tiny, made.images[name], folders.find_tokens(root, name))
+        back = oti.import_words(store, tiny, made.images[name], folders.find_tokens(root, name))
         assert torch.equal(back.tokens.vectors, made.words[name].vectors), name
     (file,) = (path for path in written if path.suffix == ".pt")
-    brought = phi.bring(store, tiny, str(file)).phi
+    brought = phi.import_phi(store, tiny, str(file)).phi
     vectors = made.images["cirr/val/references"].vectors
     assert torch.equal(brought(vectors), made.phi["last"].phi(vectors))
 
@@ -202,7 +202,7 @@ def test_words_of_a_folder_are_written_as_they_came(tiny, made, tmp_path):
     came = made.words[name]
     place = searle_files.write_tokens(tmp_path / "oti" / "exp", came.ids, came.vectors, came.vectors + 1, {})
     third = notebook(tmp_path, tmp_path / "artefacts", "03_oti")
-    words = oti.bring(third, tiny, made.images[name], place).tokens
+    words = oti.import_words(third, tiny, made.images[name], place).tokens
     brought = SimpleNamespace(
         root=tmp_path / "artefacts", images=made.images, words={name: words}, phi={}, oti=third.made
     )
@@ -220,7 +220,7 @@ def test_a_study_without_phi_and_words_has_nothing_to_export(tiny, made, tmp_pat
 
 
 def test_a_study_whose_retrieval_has_not_run_is_told_to_run_it(made, tmp_path):
-    with pytest.raises(Missing, match="needs the record of 06_retrieval in study little; run 06_retrieval first"):
+    with pytest.raises(MissingInput, match="needs the record of 06_retrieval in study little; run 06_retrieval first"):
         export.export(notebook(tmp_path, made.root, "export"), tmp_path / "out")
 
 
@@ -229,7 +229,7 @@ def test_an_artefact_that_is_gone_is_named_with_its_notebook(tiny, made, tmp_pat
     study = ranked(tmp_path, tiny, made, inverted=("circo/val",), artefacts=artefacts)
     name = made.oti["oti/circo/val/references"]
     shutil.rmtree(artefacts / name)
-    with pytest.raises(Missing, match=f"03_oti's artefact .*artefacts/{name} is gone; run 03_oti again"):
+    with pytest.raises(MissingInput, match=f"03_oti's artefact .*artefacts/{name} is gone; run 03_oti again"):
         export.export(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -239,7 +239,7 @@ def test_a_half_built_artefact_of_that_key_is_not_taken(tiny, made, tmp_path):
     study = ranked(tmp_path, tiny, made, inverted=("circo/val",), artefacts=artefacts)
     folder = artefacts / made.oti["oti/circo/val/references"]
     folder.rename(folder.with_name(folder.name + ".partial"))
-    with pytest.raises(Missing, match="is gone; run 03_oti again"):
+    with pytest.raises(MissingInput, match="is gone; run 03_oti again"):
         export.export(study, tmp_path / "out")
 
 
@@ -250,7 +250,7 @@ def test_words_that_were_made_anew_since_the_ranking_are_refused(tiny, made, tmp
     third.made.update(made.oti)
     leave(third, seed=42, oti_steps=350, oti_root="")
     sentence = "06_retrieval was made with oti_steps 6, but 03_oti now has 350; run 06_retrieval again"
-    with pytest.raises(Stale, match=sentence):
+    with pytest.raises(StaleInput, match=sentence):
         export.export(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -10,6 +10,7 @@ from conftest import leave_record, study_of
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from searle_lib import plain
 from searle_lib.backbone.model import encode_images, encode_patches
 from searle_lib.data import annotations
 from searle_lib.data.images import DEFAULT_READER, Reader
@@ -17,21 +18,13 @@ from searle_lib.evaluation import composers
 from searle_lib.fti4cir import captions, network, patches, prompts
 from searle_lib.fti4cir import training as fti_training
 from searle_lib.fti4cir.captions import Captions
-from searle_lib.fti4cir.network import MOST, Fti4Cir, Trained, Words
+from searle_lib.fti4cir.network import MAX_ATTRIBUTES, Fti4Cir, TrainedNetwork, Words
 from searle_lib.fti4cir.training import Settings, TrainingSet
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Store
 from searle_lib.store.checkpoints import Checkpoints
 
 FAST = Settings(epochs=3, batch_size=4, learning_rate=1e-3, drop_epoch=2)
-
-
-def select_one(slots, embedding):
-    """The published selection for one image, step by step."""
-    scores = torch.softmax(slots @ embedding, dim=0)
-    count = min(max(sum(float(s) > 0.05 for s in scores), 1), 12)
-    order = sorted(range(24), key=lambda k: (-float(scores[k]), k))[:12]
-    return sorted(order[:count]) + order[count:], count
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.5, 3.0, 40.0])
@@ -41,9 +34,9 @@ def test_selection_equals_a_loop_over_images(spread):
     slots = torch.rand(60, 24, 16, generator=random)
     slots[:, 5] = slots[:, 11]  # ties within an image
     embeddings = torch.randn(60, 16, generator=random) * spread
-    kept, counts, _ = network.select(slots, embeddings)
+    kept, counts, _ = network.select_attributes(slots, embeddings)
     for row in range(60):
-        expected, count = select_one(slots[row], embeddings[row])
+        expected, count = plain.select_attributes(slots[row], embeddings[row])
         assert (kept[row].tolist(), int(counts[row])) == (expected, count)
 
 
@@ -52,7 +45,7 @@ def test_selection_reaches_one_and_twelve_attributes():
     slots = torch.zeros(2, 24, 1)
     slots[0, :14] = 3.0
     slots[1, 7] = 30.0
-    _, counts, _ = network.select(slots, torch.ones(2, 1))
+    _, counts, _ = network.select_attributes(slots, torch.ones(2, 1))
     assert counts.tolist() == [12, 1]
 
 
@@ -61,25 +54,17 @@ def random_words(clip, counts, seed=0):
     n = len(counts)
     return Words(
         torch.randn(n, clip.width, generator=random),
-        torch.randn(n, MOST, clip.width, generator=random),
+        torch.randn(n, MAX_ATTRIBUTES, clip.width, generator=random),
         torch.tensor(counts),
-        torch.zeros(n, MOST, clip.dimension),
-        torch.zeros(n, MOST, dtype=torch.int64),
+        torch.zeros(n, MAX_ATTRIBUTES, clip.dimension),
+        torch.zeros(n, MAX_ATTRIBUTES, dtype=torch.int64),
         torch.zeros(n, 24),
     )
 
 
 def read_one(clip, text, replacements):
     """One text through all 77 positions of CLIP's own tower, token embeddings replaced place by place."""
-    import clip as openai
-
-    ids = openai.tokenize([text], truncate=True)
-    x = clip.model.token_embedding(ids)
-    for place, word in replacements.items():
-        x[0, place] = word
-    x = (x + clip.model.positional_embedding).permute(1, 0, 2)
-    x = clip.model.ln_final(clip.model.transformer(x).permute(1, 0, 2))
-    return x[0, ids.argmax()] @ clip.model.text_projection
+    return plain.encode_text(clip.model, [text], [replacements])[0]
 
 
 COUNTS = [1, 12, 3, 7]
@@ -90,10 +75,10 @@ ATTRIBUTES = ["riding a wave", "", "on the beach next to a boat", "sky is blue"]
 def test_sentences_with_words_equal_a_loop_over_images(tiny):
     words = random_words(tiny, COUNTS)
     known = Captions(tuple("abcd"), tuple(SUBJECTS), tuple(ATTRIBUTES))
-    sentences = fti_training.sentences_of(tiny, known)
+    sentences = fti_training.prepare_sentences(tiny, known)
     whole = prompts.whole_sentence(tiny, words)
-    subject = prompts.subject_with(tiny, sentences.attributes, words)
-    attribute = prompts.attributes_of(tiny, sentences.subjects, words)
+    subject = prompts.subject_sentence(tiny, sentences.attributes, words)
+    attribute = prompts.attribute_sentence(tiny, sentences.subjects, words)
     for row, r in enumerate(COUNTS):
         stars = " ".join("*" * r)
         many = {6 + j: words.attributes[row, j] for j in range(r)}
@@ -136,12 +121,12 @@ def test_a_modification_of_sixty_words_is_cut_at_the_end(tiny):
 def test_a_subject_of_sixty_words_leaves_no_room_and_is_named(tiny):
     known = Captions(("a",), ("small " * 60 + "cat",), ("on a chair",))
     with pytest.raises(ValueError, match=r"text 'a photo of small .* has 66 tokens, .* no room for 12 attribute words"):
-        fti_training.sentences_of(tiny, known)
+        fti_training.prepare_sentences(tiny, known)
 
 
 def test_an_attribute_of_eighty_words_is_cut_as_the_authors_do(tiny):
     known = Captions(("a",), ("a cat",), ("on a chair " * 40,))
-    assert fti_training.sentences_of(tiny, known).attributes.ids.shape == (1, 77)
+    assert fti_training.prepare_sentences(tiny, known).attributes.ids.shape == (1, 77)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +202,7 @@ def test_the_best_epoch_is_one_of_those_that_the_saving_interval_asks_for(traine
     curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [30.0, 10.0, 20.0]})
     assert fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, "cirr"), curve).epoch == 3
     curve["CIRR R@5"] = [float("nan"), 10.0, 20.0]
-    with pytest.raises(ValueError, match="fti_checkpoint is cirr, but the training has not kept epoch 1; set"):
+    with pytest.raises(ValueError, match="fti_checkpoint is cirr, but the training did not keep epoch 1; set"):
         fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
 
 
@@ -233,7 +218,7 @@ def test_an_epoch_that_will_not_be_kept_is_refused_before_the_training(captioned
     [
         ({"without": "everything"}, "without\n  Input should be '', 'contrastive'"),
         ({"words": "none"}, "words\n  Input should be 'both', 'subject' or 'attributes'"),
-        ({"batch_size": 11}, "fti_batch_size is 11 but 10 images have captions; lower it"),
+        ({"batch_size": 11}, "fti_batch_size is 11 but only 10 images have captions; lower it"),
     ],
 )
 def test_bad_settings_are_refused(trained, tmp_path, change, sentence):
@@ -244,7 +229,9 @@ def test_bad_settings_are_refused(trained, tmp_path, change, sentence):
 def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(trained, tiny, tmp_path):
     made = trained(tmp_path, save_every=2)
     for checkpoint in ("1", "9", "best"):
-        with pytest.raises(ValueError, match=rf"fti_checkpoint is {checkpoint}; the epochs that .* kept are 2, 3, the"):
+        with pytest.raises(
+            ValueError, match=f"fti_checkpoint is {checkpoint}, but this training kept the epochs 2, 3; choose"
+        ):
             fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, checkpoint), pd.DataFrame())
 
 
@@ -303,13 +290,13 @@ def test_queries_of_both_captions_are_averaged_with_the_references_own_words(tin
 
 def random_network(tiny):
     torch.manual_seed(0)
-    return network.network_of(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
+    return network.build_network(tiny, Fti4Cir(tiny.dimension, tiny.patch_width).state_dict())
 
 
 def words_of(tiny, captioned, folder, network="network", preprocess="targetpad", batch_size=4, parts="both", rows=10):
-    trained = Trained(random_network(tiny), network, 0)
+    trained = TrainedNetwork(random_network(tiny), network, 0)
     clip, table = dataclasses.replace(tiny, preprocess=preprocess), captioned[0].head(rows)
-    return patches.words_of(Store(folder), clip, trained, "cirr/val", table, Reader(batch_size, 1), parts)
+    return patches.keep_words(Store(folder), clip, trained, "cirr/val", table, Reader(batch_size, 1), parts)
 
 
 @pytest.mark.parametrize("change", [{"network": "other"}, {"preprocess": "clip"}, {"rows": 9}])
@@ -329,16 +316,18 @@ def test_kept_words_are_those_of_each_image_and_of_the_network(tiny, captioned, 
     model = random_network(tiny)
     made = words_of(tiny, captioned, tmp_path)
     ids = list(captioned[0]["image"])
-    embeddings, tokens = patches.look(tiny, captioned[0], Reader(10, 1))
+    embeddings, tokens = patches.encode_now(tiny, captioned[0], Reader(10, 1))
     with torch.no_grad():
         expected = model(embeddings, tokens)
     assert made.ids == tuple(ids)
-    assert_close(made.of(ids[::-1]).subject, expected.subject.flip(0), atol=1e-5, rtol=1e-5)
-    assert made.of([ids[3]]).counts.tolist() == expected.counts[[3]].tolist()
+    assert_close(made.select(ids[::-1]).subject, expected.subject.flip(0), atol=1e-5, rtol=1e-5)
+    assert made.select([ids[3]]).counts.tolist() == expected.counts[[3]].tolist()
 
 
 def test_a_study_that_brings_its_network_trains_none(tiny, tmp_path):
-    table, known = captions.of_study(study_of(tmp_path, "05_fti4cir"), "gone.json", "none", "sane", "cpu", "model.pth")
+    table, known = captions.captioned_images(
+        study_of(tmp_path, "05_fti4cir"), "gone.json", "none", "sane", "cpu", "model.pth"
+    )
     training = fti_training.make_training(study_of(tmp_path), tiny, table, known, FAST, Checkpoints(1))
     assert table.empty and training is None
     with pytest.raises(FileNotFoundError, match=r"fti_weights model.pth does not exist; correct fti_weights"):

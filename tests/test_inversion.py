@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.testing import assert_close
 
+from searle_lib import plain
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import load_clip, tokenize
-from searle_lib.backbone.texts import encode_text
+from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import benchmarks
 from searle_lib.searle import concepts, oti, phrase_bank, phrases
 from searle_lib.searle.concepts import TEMPLATES, Concepts, Vocabulary
 from searle_lib.searle.oti import Settings
 from searle_lib.store import randomness
-from searle_lib.store.artefacts import Damaged, Store
+from searle_lib.store.artefacts import DamagedArtefact, Store
 
 NAMES = ("Star", "Boat", "Gown", "Tree")
 FAST = Settings(steps=6, learning_rate=5e-2, top_k=3, ema_decay=0.8)
@@ -49,30 +49,19 @@ def problem(clip, images=5):
 
 
 def plain_loop(clip, images, concepts, written, settings):
-    """One image at a time: texts made, tokenized and encoded anew at every step, as the published code does."""
+    """The published loop, one image at a time, with the templates and phrases that the image's random numbers draw."""
     words = []
     for row, image in enumerate(images.ids):
         key = randomness.keys(settings.seed, "oti", [image])
-        start = randomness.normal(key, 2 * settings.steps, clip.width)[0] * 0.02
-        v = torch.tensor(start, dtype=torch.float32, requires_grad=True)
-        ema = v.detach().clone()
-        optimizer = torch.optim.AdamW([v], lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        start = torch.from_numpy(randomness.normal(key, 2 * settings.steps, clip.width)).float() * 0.02
         nearest = [concepts.names[c] for c in concepts.rows[row].tolist()][: settings.top_k]
-        pool = [(c, p) for c in nearest if all(c in p for p in written.of(c)) for p in written.of(c)]
+        pool = [(c, p) for c in nearest if all(c in p for p in written.select(c)) for p in written.select(c)]
         template_draws = randomness.integers(key, 0, settings.steps, 24)[0]
         phrase_draws = randomness.integers(key, settings.steps, settings.steps, len(pool))[0]
-        for template, (concept, phrase) in zip(template_draws, (pool[i] for i in phrase_draws), strict=True):
-            text = encode_text(clip, tokenize([TEMPLATES[template].format(" $ ")]), v[None])
-            spliced = encode_text(clip, tokenize([phrase.replace(concept, " $ ", 1)]), v[None])
-            plain = encode_text(clip, tokenize([phrase]))
-            cos = 1 - F.cosine_similarity(text, images.vectors[row][None])
-            gpt = 1 - F.cosine_similarity(spliced, plain)
-            optimizer.zero_grad()
-            ((cos + 0.5 * gpt) / 1.5).sum().backward()
-            optimizer.step()
-            ema = settings.ema_decay * ema + (1 - settings.ema_decay) * v.detach()
-        words.append(ema)
-    return torch.stack(words)
+        templates, phrases = [[TEMPLATES[i]] for i in template_draws], [[pool[i]] for i in phrase_draws]
+        rates = {"learning_rate": settings.learning_rate, "ema_decay": settings.ema_decay}
+        words.append(plain.oti(clip.model, start, images.vectors[[row]], templates, phrases, **rates))
+    return torch.cat(words)
 
 
 def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
@@ -96,7 +85,7 @@ def test_results_do_not_depend_on_batches_or_savings(tiny, tmp_path, batch_size,
 
 def test_the_loss_falls_and_the_word_comes_to_mean_the_picture(tiny, tmp_path):
     images, concepts, written = problem(tiny)
-    targets = encode_text(tiny, tokenize(["a blue star", "two boats", "a red gown", "a tree", "a cat"]))
+    targets = encode_texts(tiny, ["a blue star", "two boats", "a red gown", "a tree", "a cat"])
     images = dataclasses.replace(images, vectors=targets)
     long = dataclasses.replace(FAST, steps=80)
     history = oti.invert(Store(tmp_path), tiny, images, concepts, written, long).history
@@ -106,7 +95,7 @@ def test_the_loss_falls_and_the_word_comes_to_mean_the_picture(tiny, tmp_path):
 def pools_one_by_one(concepts, written, row, top_k):
     """Phrase rows of an image's usable concepts, a list a concept, as the published loop gathers them."""
     names = list(dict.fromkeys(concepts.names[i].strip() for i in concepts.rows[row].tolist()))[:top_k]
-    usable = [written.row_of[n] for n in names if n not in written.without_their_concept]
+    usable = [written.row_of[n] for n in names if n not in written.unusable_concepts]
     return [list(range(written.starts[i], written.starts[i + 1])) for i in usable]
 
 
@@ -123,15 +112,17 @@ def test_phrases_are_drawn_as_the_published_loop_gathers_and_draws_them(tiny, tm
     bank = phrase_bank.prepare(Store(tmp_path), tiny, written)
     pools = [pools_one_by_one(concepts, written, row, top_k) for row in range(len(rows))]
     draws = random.uniform(size=(len(rows), 30))
-    choices = bank.choices(concepts, range(len(rows)), top_k)
+    choices = bank.usable_concepts(concepts, range(len(rows)), top_k)
     joined = [[row for of_concept in pool for row in of_concept] for pool in pools]
     expected = [[pool[int(draw * len(pool))] for draw in of_one] for pool, of_one in zip(joined, draws, strict=True)]
-    assert choices.of_all(draws).tolist() == expected
+    assert choices.draw_phrase(draws).tolist() == expected
     concept, phrase = draws[:, 0], draws[:, 1]
     one = [p[int(c * len(p))] for p, c in zip(pools, concept, strict=True)]
-    assert choices.of_one(concept, phrase).tolist() == [p[int(d * len(p))] for p, d in zip(one, phrase, strict=True)]
-    part = bank.choices(concepts, range(5, 9), top_k)
-    assert part.of_all(draws[5:9]).tolist() == expected[5:9]
+    assert choices.draw_concept_then_phrase(concept, phrase).tolist() == [
+        p[int(d * len(p))] for p, d in zip(one, phrase, strict=True)
+    ]
+    part = bank.usable_concepts(concepts, range(5, 9), top_k)
+    assert part.draw_phrase(draws[5:9]).tolist() == expected[5:9]
 
 
 def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
@@ -139,8 +130,8 @@ def test_the_first_mention_or_every_mention_is_replaced(tiny, tmp_path):
     bank = phrase_bank.prepare(Store(tmp_path), tiny, written)
     twice = 1  # "a photo of Star that is next to a Star"
     for tokens, text in (
-        (bank.first, "a photo of $ that is next to a Star"),
-        (bank.every, "a photo of $ that is next to a $"),
+        (bank.first_replaced, "a photo of $ that is next to a Star"),
+        (bank.all_replaced, "a photo of $ that is next to a $"),
     ):
         assert tokens[torch.tensor([twice])].ids.tolist() == tokenize([text]).ids.tolist()
 
@@ -228,7 +219,7 @@ def test_precision_is_part_of_what_determines_words_and_bank(world, tiny, tmp_pa
 def test_more_concepts_than_were_kept_are_asked_for_in_one_sentence(tiny, tmp_path):
     images, concepts, written = problem(tiny)
     concepts = dataclasses.replace(concepts, rows=concepts.rows[:, :2])
-    with pytest.raises(ValueError, match="3 nearest concepts are asked for but 2 are there; raise concept_depth"):
+    with pytest.raises(ValueError, match="3 concepts per image are used, but 02_concepts kept 2; raise concept_depth"):
         oti.invert(Store(tmp_path), tiny, images, concepts, written, FAST)
 
 
@@ -293,6 +284,6 @@ def test_damaged_pseudo_words_and_a_damaged_phrase_bank_are_named_by_their_folde
         (file,) = tmp_path.glob(pattern)
         file.write_bytes(file.read_bytes()[:50])
         with pytest.raises(
-            Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 03_oti"
+            DamagedArtefact, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 03_oti"
         ):
             find()

@@ -7,15 +7,15 @@ from conftest import COMPACT
 from torch.testing import assert_close
 
 from searle_lib.backbone import texts
-from searle_lib.backbone.model import encode_images, encode_patches, joined, tokenize
-from searle_lib.backbone.texts import encode_text, encode_texts
+from searle_lib.backbone.model import encode_images, encode_patches, join_tokens, tokenize
+from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import images
 from searle_lib.fti4cir import prompts
 from searle_lib.fti4cir import training as fti_training
 from searle_lib.fti4cir.captions import Captions
 from searle_lib.fti4cir.network import Fti4Cir
 from searle_lib.ranking import search
-from searle_lib.searle import concepts, distillation
+from searle_lib.searle import concepts, distillation, oti
 from searle_lib.searle.phi import Phi
 
 
@@ -70,15 +70,15 @@ def test_known_answers_phi(known_answers):
 
 
 def test_known_answers_oti_losses_and_gradient(known_answers):
-    backbone, expected, oti = known_answers.backbone, known_answers.expected, known_answers.inputs["oti"]
+    backbone, expected, case = known_answers.backbone, known_answers.expected, known_answers.inputs["oti"]
     words = expected["oti_v"].clone().requires_grad_()
-    targets = F.normalize(expected["image_features"][oti["image_rows"]], dim=-1)
-    plain = F.normalize(encode_texts(backbone, oti["phrases"]), dim=-1)
-    replaced = [p.replace(c, " $ ", 1) for p, c in zip(oti["phrases"], oti["concepts"], strict=True)]
-    assert replaced == oti["phrase_texts"]
-    every = texts.cut(joined(tokenize(oti["template_texts"]), tokenize(replaced)))
+    targets = F.normalize(expected["image_features"][case["image_rows"]], dim=-1)
+    plain = F.normalize(encode_texts(backbone, case["phrases"]), dim=-1)
+    replaced = [p.replace(c, " $ ", 1) for p, c in zip(case["phrases"], case["concepts"], strict=True)]
+    assert replaced == case["phrase_texts"]
+    every = texts.split(join_tokens(tokenize(case["template_texts"]), tokenize(replaced)))
     groups = every[torch.arange(4)], every[torch.arange(4, 8)]
-    read = texts.lay_out(backbone, groups, texts.read_prefixes(backbone, every.prefixes))
+    read = texts.pack(backbone, groups, texts.encode_prefixes(backbone, every.prefixes))
     cos, gpt = oti.losses(backbone, words, targets, read, plain)
     loss = oti.total(cos, gpt, oti.Settings()).mean()
     loss.backward()
@@ -98,7 +98,7 @@ def test_known_answers_concepts(known_answers):
 def test_known_answers_features_do_not_depend_on_what_follows_the_end_of_text(known_answers):
     backbone, sentences = known_answers.backbone, known_answers.inputs["texts"]
     full = backbone.model.encode_text(known_answers.expected["token_ids"].long())  # CLIP's own 77 positions
-    assert_near(encode_text(backbone, tokenize(sentences)), full)
+    assert_near(encode_texts(backbone, sentences), full)
 
 
 def test_known_answers_fti_network_and_query(known_answers):
@@ -119,7 +119,7 @@ def test_known_answers_fti_losses(known_answers):
     expected, inputs, clip = known_answers.expected, known_answers.inputs, known_answers.backbone
     words = fti_model(known_answers)(expected["image_features"], expected["fti_patch_features"])
     captions = Captions(tuple(range(10)), tuple(inputs["fti_subjects"]), tuple(inputs["fti_attributes_text"]))
-    sentences = fti_training.sentences_of(clip, captions)
+    sentences = fti_training.prepare_sentences(clip, captions)
     images = F.normalize(expected["image_features"], dim=-1)
     terms = fti_training.losses(clip, words, images, sentences, 0.20)
     assert_near(terms["contrastive"], expected["fti_contrastive"])

@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def known():
-    return parameters.declared(NOTEBOOKS)
+    return parameters.read_declarations(NOTEBOOKS)
 
 
 def written(tmp_path, text):
@@ -65,7 +65,7 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
         ("workers: 0", r"workers in .* is 0; it must be greater than 0"),
         ("seed: 1\nseed: 2", r"study.yaml sets seed twice; remove one"),
         ("a: [1", r"study.yaml is not valid YAML"),
-        ("- 1", r"study.yaml must hold one `name: value` a line, but holds a list"),
+        ("- 1", r"study.yaml must hold one `name: value` per line, but holds a list"),
     ],
 )
 def test_bad_parameters_are_refused_in_one_sentence(tmp_path, known, text, sentence):
@@ -109,7 +109,7 @@ def test_defaults_are_accepted_without_an_import_of_what_lists_their_choices():
     """So that a notebook's start waits for nothing it does not need."""
     script = (
         "import sys; from searle_lib.study import parameters, workspace; "
-        "known = parameters.declared(workspace.notebooks(workspace.project_root())); "
+        "known = parameters.read_declarations(workspace.notebooks(workspace.project_root())); "
         "[parameters.check(n, v, known, 'here') for n, v in parameters.defaults(known).items()]; "
         "print('torch' in sys.modules, 'papermill' in sys.modules)"
     )
@@ -129,41 +129,43 @@ def test_every_parameter_stands_in_one_notebook_except_the_common_ones(known):
 
 
 def test_common_parameters_have_one_default():
+    declarations = [parameters.read_declarations([path]) for path in NOTEBOOKS]
     for name in parameters.COMMON:
-        of = [parameters.declared([path]) for path in NOTEBOOKS]
-        assert len({repr(one[name].default) for one in of if name in one}) == 1, name
+        assert len({repr(one[name].default) for one in declarations if name in one}) == 1, name
 
 
 def test_every_notebook_declares_its_places():
     for path in NOTEBOOKS:
-        own = parameters.of_notebook(parameters.declared(NOTEBOOKS), path.stem)
+        own = parameters.names_of_notebook(parameters.read_declarations(NOTEBOOKS), path.stem)
         assert own[0] == "study" and {"artefact_root", "report_root"} <= set(own), path.stem
 
 
 def test_no_notebook_declares_more_than_its_reader_can_survey(known):
-    counts = {path.stem: len(parameters.of_notebook(known, path.stem)) for path in NOTEBOOKS}
+    counts = {path.stem: len(parameters.names_of_notebook(known, path.stem)) for path in NOTEBOOKS}
     assert max(counts.values()) <= 22
     assert counts["06_retrieval"] <= 8 and counts["07_results"] <= 8
 
 
 def test_every_parameter_is_explained():
     for path in NOTEBOOKS:
-        for name, parameter in parameters.declared([path]).items():
+        for name, parameter in parameters.read_declarations([path]).items():
             assert len(parameter.help) > 8, f"{path.stem} does not explain {name}"
 
 
 def test_parameters_that_change_no_result_are_those_that_say_so():
-    said = {
+    statements = {
         (name, "changes no result" in parameter.help)
         for path in NOTEBOOKS
-        for name, parameter in parameters.declared([path]).items()
+        for name, parameter in parameters.read_declarations([path]).items()
     }
-    assert {name for name, says in said if says} == set(parameters.SPEED)
-    assert {name for name, says in said if not says}.isdisjoint(parameters.SPEED)  # in each of its notebooks
+    assert {name for name, neutral in statements if neutral} == set(parameters.SPEED)
+    assert {name for name, neutral in statements if not neutral}.isdisjoint(
+        parameters.SPEED
+    )  # in each of its notebooks
 
 
 def test_places_and_speed_decide_nothing(known):
-    deciding = parameters.deciding(parameters.defaults(known))
+    deciding = parameters.result_parameters(parameters.defaults(known))
     assert set(known) - set(deciding) == {*parameters.PLACES, *parameters.SPEED}
     assert {"seed", "methods", "oti_steps", "world", "images_to_invert"} <= set(deciding)
 
@@ -182,26 +184,26 @@ def notebook(tmp_path, source):
 
 def test_a_parameter_is_its_name_type_default_and_comment(tmp_path):
     path = notebook(tmp_path, 'steps: int = 3  # how many, of 5 # at most\nnames: list = ["a#b"]\nfile: str = ""\n')
-    assert parameters.declared([path]) == {
-        "steps": parameters.Declared(int, 3, "how many, of 5 # at most", ("01_one",)),
-        "names": parameters.Declared(list, ["a#b"], "", ("01_one",)),
-        "file": parameters.Declared(str, "", "", ("01_one",)),
+    assert parameters.read_declarations([path]) == {
+        "steps": parameters.Declaration(int, 3, "how many, of 5 # at most", ("01_one",)),
+        "names": parameters.Declaration(list, ["a#b"], "", ("01_one",)),
+        "file": parameters.Declaration(str, "", "", ("01_one",)),
     }
 
 
 @pytest.mark.parametrize("source", ["steps = 3", "steps: dict = {}", "steps: int = 3\nprint(steps)"])
 def test_a_declaration_without_a_known_type_is_refused(tmp_path, source):
     with pytest.raises(ValueError, match=r"01_one.ipynb declares .* without a type of str, int, float, bool, list"):
-        parameters.declared([notebook(tmp_path, source)])
+        parameters.read_declarations([notebook(tmp_path, source)])
 
 
 def test_every_option_of_the_published_command_line_is_a_parameter():
-    """searle.md, section 8, under the field's names.
+    """The options of the authors' scripts, github.com/miccunifi/SEARLE, are parameters under the field's names.
 
-    Without those that have no parameter: api-key and workspace are Comet's own environment variables; every kept epoch
-    is validated and kept, so there is no validation-frequency and no save-training.
+    Options without a parameter: api-key and workspace are Comet's own environment variables. Every kept epoch is
+    validated, so there is no validation-frequency and no save-training.
     """
-    each = [parameters.declared([path]) for path in NOTEBOOKS]
+    each = [parameters.read_declarations([path]) for path in NOTEBOOKS]
     help_texts = " ".join(parameter.help for of_one in each for parameter in of_one.values())
     for option in (
         "gpt-neo-2.7B", "max-length: 35", "num-return-sequences: 256", "temperature: 0.5", "no-repeat-ngram-size: 2",

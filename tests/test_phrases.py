@@ -14,7 +14,7 @@ from searle_lib.searle import phrases
 from searle_lib.searle.concepts import Vocabulary, associate, keep_vocabulary, read_names, read_vocabulary
 from searle_lib.searle.concepts import read as read_concepts
 from searle_lib.searle.phrases import Settings
-from searle_lib.store.artefacts import Damaged, Store
+from searle_lib.store.artefacts import DamagedArtefact, Store
 
 FEW = Settings(phrases_per_concept=6, max_length=20)
 
@@ -70,9 +70,9 @@ def test_newlines_and_runs_of_dots_are_cleaned():
 
 def test_phrases_are_kept_and_grouped_by_concept(world, names, tmp_path):
     few = Vocabulary(names.names[:3], "few")
-    made = phrases.generate(Store(tmp_path), few, str(world / "models" / "tiny-gpt-neo"), FEW, batch=2)
+    made = phrases.generate(Store(tmp_path), few, str(world / "models" / "tiny-gpt-neo"), FEW, batch_size=2)
     assert made.concepts == few.names and np.diff(made.starts).tolist() == [6, 6, 6]
-    assert made.of(few.names[1]) == made.texts[6:12]
+    assert made.select(few.names[1]) == made.texts[6:12]
     again = phrases.generate(Store(tmp_path, "04_phi"), few, str(world / "models" / "tiny-gpt-neo"), FEW)
     assert again.texts == made.texts and again.key == made.key
     assert len(list(tmp_path.glob("phrases-*"))) == 1
@@ -101,13 +101,13 @@ def test_truncated_weights_are_refused(world, tmp_path):
 
 def test_a_concept_that_one_of_its_phrases_does_not_name_is_left_out_and_told():
     table = pd.DataFrame({"concept": ["Cat", "Cat", "Dog"], "phrase": ["a Cat", "a feline", "a Dog that"]})
-    assert phrases.from_table(table).without_their_concept == {"Cat"}
+    assert phrases.from_table(table).unusable_concepts == {"Cat"}
 
 
 def test_a_concept_without_phrases_is_named():
     found = phrases.from_table(pd.DataFrame({"concept": ["Cat"], "phrase": ["a Cat"]}))
     with pytest.raises(LookupError, match="concept 'Dog' has no phrases; run 01_phrases on the vocabulary that"):
-        found.of("Dog")
+        found.select("Dog")
 
 
 def test_scattered_phrases_of_one_concept_are_refused():
@@ -133,7 +133,7 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path, world):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a,b\n1,2\n", "has no column DisplayName but a, b; is it the right file"),
+        ("a,b\n1,2\n", "has the columns a, b but no DisplayName; correct vocabulary"),
         ("LabelName,DisplayName\n/m/1, \n", "has an empty DisplayName in row 2; remove that row"),
     ],
 )
@@ -190,7 +190,7 @@ def test_damaged_phrases_are_named_by_their_folder(world, names, tmp_path):
     (file,) = tmp_path.glob("phrases-*/phrases.parquet")
     file.write_bytes(file.read_bytes()[:30])
     with pytest.raises(
-        Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 01_phrases"
+        DamagedArtefact, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 01_phrases"
     ):
         phrases.generate(Store(tmp_path), few, model, FEW)
 

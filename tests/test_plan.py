@@ -40,8 +40,8 @@ def experiments(root, *places):
     return str(root)
 
 
-def all_left_out(of_study):
-    reasons = {notebook: plan.left_out(notebook, of_study) for notebook in NOTEBOOKS}
+def reasons_to_skip(study):
+    reasons = {notebook: plan.reason_to_skip(notebook, study) for notebook in NOTEBOOKS}
     return {notebook: reason for notebook, reason in reasons.items() if reason}
 
 
@@ -105,7 +105,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_study_does_without_notebooks(kind):
     changes, expected = KINDS[kind]
-    assert all_left_out(values(**changes)) == expected
+    assert reasons_to_skip(values(**changes)) == expected
 
 
 BROUGHT = {
@@ -153,7 +153,7 @@ def test_a_study_whose_user_brings_words_does_without_notebooks(tmp_path, kind):
     changes, places, inverted, expected = BROUGHT[kind]
     root = experiments(tmp_path / "oti_pseudo_tokens", *(f"{place}/experiment" for place in places))
     study = values(**changes, oti_root=root)
-    assert all_left_out(study) == expected
+    assert reasons_to_skip(study) == expected
     assert plan.images_to_invert(study) == inverted
 
 
@@ -183,13 +183,13 @@ def test_images_are_inverted_for_phi_and_for_searle_oti(changes, inverted):
         ({"methods": ["SEARLE-OTI"]}, False),
     ],
 )
-def test_unlabeled_pictures_are_needed_where_a_network_learns(changes, needed):
+def test_unlabeled_images_are_needed_where_a_network_learns(changes, needed):
     assert plan.needs_imagenet(values(**changes)) == needed
 
 
 def test_methods_need_the_notebooks_that_make_their_words():
-    assert plan.needs(EVERYTHING) == {"03_oti", "04_phi", "05_fti4cir"}
-    assert plan.needs(BASELINES) == set()
+    assert plan.required_notebooks(EVERYTHING) == {"03_oti", "04_phi", "05_fti4cir"}
+    assert plan.required_notebooks(BASELINES) == set()
 
 
 @pytest.mark.parametrize(
@@ -247,22 +247,22 @@ def test_two_experiments_about_one_list_are_refused_by_name(tmp_path):
     root = experiments(tmp_path, "cirr/val/first", "cirr/val/second", "circo/val/third")
     first, second = (re.escape(str(tmp_path / "cirr" / "val" / name)) for name in ("first", "second"))
     with pytest.raises(
-        ValueError, match=rf"oti_root has two of cirr/val.references, {first}.* and {second}.*; leave one there"
+        ValueError, match=rf"oti_root has two files for cirr/val.references, {first}.* and {second}.*; remove one"
     ):
-        plan.left_out("03_oti", values(methods=["SEARLE-OTI"], datasets=["cirr"], oti_root=root))
+        plan.reason_to_skip("03_oti", values(methods=["SEARLE-OTI"], datasets=["cirr"], oti_root=root))
     assert folders.find_tokens(root, "circo/val/references") == tmp_path / "circo/val/third"
 
 
 @pytest.mark.parametrize("changes", [{"methods": ["SEARLE-OTI"]}, {"methods": ["SEARLE", "SEARLE-OTI"]}])
-def test_two_experiments_are_told_before_anything_runs_even_where_another_list_has_none(tmp_path, changes):
+def test_two_experiments_are_refused_before_anything_runs_even_where_another_list_has_none(tmp_path, changes):
     root = experiments(tmp_path, "circo/test/first", "circo/test/second")
-    with pytest.raises(ValueError, match="oti_root has two of circo/test"):
-        plan.left_out("01_phrases", values(**changes, oti_root=root))
+    with pytest.raises(ValueError, match="oti_root has two files for circo/test"):
+        plan.reason_to_skip("01_phrases", values(**changes, oti_root=root))
 
 
-def test_an_oti_root_that_does_not_exist_is_told_before_anything_runs(tmp_path):
+def test_an_oti_root_that_does_not_exist_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"oti_root .*gone does not exist; correct it"):
-        plan.left_out("01_phrases", values(methods=["SEARLE"], oti_root=str(tmp_path / "gone")))
+        plan.reason_to_skip("01_phrases", values(methods=["SEARLE"], oti_root=str(tmp_path / "gone")))
 
 
 @pytest.mark.parametrize(("clip", "file"), [("ViT-B/32", "ViT-B32"), ("ViT-L-14", "ViT-L14"), ("RN50x4", None)])
@@ -279,6 +279,6 @@ def test_two_files_of_concepts_of_one_clip_are_refused_by_name(tmp_path):
         (tmp_path / "cirr" / "val").mkdir(parents=True, exist_ok=True)
         (tmp_path / "cirr" / "val" / f"ViT-B32_top_{kept}_ensembling_image_texts.csv").touch()
     with pytest.raises(
-        ValueError, match=r"concepts_root has two of cirr/val/ref.*, .*top_150.* and .*top_250.*; leave"
+        ValueError, match=r"concepts_root has two files for cirr/val/ref.*, .*top_150.* and .*top_250.*; remove"
     ):
         folders.find_concepts(str(tmp_path), "cirr/val/references", "ViT-B/32")

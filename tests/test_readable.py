@@ -10,7 +10,7 @@ from conftest import forbidden
 
 from searle_lib.backbone import embeddings
 from searle_lib.data import annotations, benchmarks, images, readable
-from searle_lib.store.artefacts import Damaged, Store
+from searle_lib.store.artefacts import DamagedArtefact, Store
 
 DATASETS = ["fashioniq", "cirr", "circo"]
 
@@ -53,7 +53,7 @@ def path_of(benchmark, image):
 
 def unnamed(benchmark):
     """Images that no query names."""
-    named = {image for of_one in benchmarks.images_of(benchmark.queries) for image in of_one}
+    named = {image for of_one in benchmarks.named_images(benchmark.queries) for image in of_one}
     return [image for image in benchmark.gallery["image"] if image not in named]
 
 
@@ -90,7 +90,7 @@ def imagenet_copy(world, folder):
 
 def test_with_report_exactly_the_bad_images_and_the_queries_that_name_one_are_left_out(damaged, tmp_path):
     root, missing, broken = damaged
-    whole, found = loaded(root), readable.only(Store(tmp_path), loaded(root), "report")
+    whole, found = loaded(root), readable.drop_incomplete_queries(Store(tmp_path), loaded(root), "report")
     assert list(found) == list(whole)
     for name, of_split in whole.items():
         for before, after in zip(of_split, found[name], strict=True):
@@ -107,12 +107,12 @@ def test_with_report_exactly_the_bad_images_and_the_queries_that_name_one_are_le
             assert after.queries["query"].tolist() == queries, before.name
             assert after.gallery.index.tolist() == list(range(len(gallery)))
             assert after.queries.index.tolist() == list(range(len(queries)))
-            assert after.whole == (len(before.queries), len(before.gallery))
+            assert after.full_size == (len(before.queries), len(before.gallery))
 
 
 def test_what_is_left_of_a_query_is_as_it_was(damaged, tmp_path):
     (before,) = benchmarks.load("cirr", damaged[0], "val")
-    (after,) = readable.only(Store(tmp_path), {"cirr/val": [before]}, "report")["cirr/val"]
+    (after,) = readable.drop_incomplete_queries(Store(tmp_path), {"cirr/val": [before]}, "report")["cirr/val"]
     kept = before.queries.set_index("query").loc[after.queries["query"]].reset_index()
     pd.testing.assert_frame_equal(after.queries[kept.columns], kept)
     assert after.key != before.key
@@ -120,7 +120,7 @@ def test_what_is_left_of_a_query_is_as_it_was(damaged, tmp_path):
 
 def test_counts_say_n_of_n_for_each_benchmark(damaged, tmp_path):
     """Six queries of CIRR share a group, so that one missing member costs all six."""
-    table = readable.counts(every(readable.only(Store(tmp_path), loaded(damaged[0]), "report")))
+    table = readable.counts(every(readable.drop_incomplete_queries(Store(tmp_path), loaded(damaged[0]), "report")))
     assert table.loc["cirr/val"].to_dict() == {"queries": "18 of 24", "gallery images": "23 of 24"}
     assert table.loc["cirr/test1"].to_dict() == {"queries": "6 of 12", "gallery images": "11 of 12"}
     assert table.loc["fashioniq/val/dress"].to_dict() == {"queries": "5 of 6", "gallery images": "18 of 20"}
@@ -131,7 +131,7 @@ def test_counts_say_n_of_n_for_each_benchmark(damaged, tmp_path):
 
 
 def test_what_is_left_can_be_encoded(damaged, tiny, tmp_path):
-    splits = readable.only(Store(tmp_path), loaded(damaged[0]), "report")
+    splits = readable.drop_incomplete_queries(Store(tmp_path), loaded(damaged[0]), "report")
     galleries = embeddings.encode_galleries(Store(tmp_path), tiny, every(splits))
     for of_split in splits.values():
         references = embeddings.keep_references(Store(tmp_path), tiny, of_split, galleries)
@@ -141,24 +141,24 @@ def test_what_is_left_can_be_encoded(damaged, tiny, tmp_path):
 def test_with_error_everything_stays_and_nothing_is_read(damaged, tmp_path, monkeypatch):
     forbid_reading(monkeypatch)
     whole = loaded(damaged[0])
-    found = readable.only(Store(tmp_path / "store"), whole, "error")
+    found = readable.drop_incomplete_queries(Store(tmp_path / "store"), whole, "error")
     for name, of_split in whole.items():
         assert all(after is before for before, after in zip(of_split, found[name], strict=True))
     table = annotations.imagenet(damaged[0])
-    assert readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "error") is table
+    assert readable.drop_unreadable(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "error") is table
     assert not (tmp_path / "store").exists()
 
 
 def test_where_nothing_is_broken_report_leaves_everything(world, tmp_path):
     whole = loaded(world)
-    found = readable.only(Store(tmp_path), whole, "report")
+    found = readable.drop_incomplete_queries(Store(tmp_path), whole, "report")
     for name, of_split in whole.items():
         assert all(after is before for before, after in zip(of_split, found[name], strict=True))
 
 
 def test_the_gallery_that_both_splits_of_circo_share_is_read_once(damaged, tmp_path, monkeypatch):
     paths = count_readings(monkeypatch)
-    readable.only(Store(tmp_path), benchmarks.load_all(["circo"], damaged[0]), "report")
+    readable.drop_incomplete_queries(Store(tmp_path), benchmarks.load_all(["circo"], damaged[0]), "report")
     assert len(paths) == len(set(paths)) == 90
 
 
@@ -174,24 +174,24 @@ def test_each_image_is_good_missing_or_broken(world, tmp_path, workers):
     expected[3] = readable.MISSING
     for row in (8, 9, 20):
         expected[row] = readable.BROKEN
-    assert readable.verdicts(Store(tmp_path / "store"), benchmarks.IMAGENET, table, workers).tolist() == expected
-    kept = readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
+    assert readable.check_images(Store(tmp_path / "store"), benchmarks.IMAGENET, table, workers).tolist() == expected
+    kept = readable.drop_unreadable(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
     good = [image for image, verdict in zip(table["image"], expected, strict=True) if verdict == readable.GOOD]
     assert kept["image"].tolist() == good and kept.index.tolist() == list(range(20))
 
 
 def test_verdicts_do_not_depend_on_shards(damaged, tmp_path, monkeypatch):
     (table,) = (benchmark.gallery for benchmark in benchmarks.load("circo", damaged[0], "val"))
-    whole = readable.verdicts(Store(tmp_path / "a"), "circo/unlabeled", table)
+    whole = readable.check_images(Store(tmp_path / "a"), "circo/unlabeled", table)
     monkeypatch.setattr(readable, "SHARD", 7)
-    assert readable.verdicts(Store(tmp_path / "b"), "circo/unlabeled", table).tolist() == whole.tolist()
+    assert readable.check_images(Store(tmp_path / "b"), "circo/unlabeled", table).tolist() == whole.tolist()
 
 
 def test_verdicts_are_kept_and_no_image_is_decoded_again(damaged, tmp_path, monkeypatch):
     (table,) = (benchmark.gallery for benchmark in benchmarks.load("cirr", damaged[0], "val"))
-    first = readable.verdicts(Store(tmp_path, "01_phrases"), "cirr/val", table)
+    first = readable.check_images(Store(tmp_path, "01_phrases"), "cirr/val", table)
     forbid_reading(monkeypatch)
-    assert readable.verdicts(Store(tmp_path, "06_retrieval"), "cirr/val", table).tolist() == first.tolist()
+    assert readable.check_images(Store(tmp_path, "06_retrieval"), "cirr/val", table).tolist() == first.tolist()
 
 
 def test_verdicts_are_void_when_a_file_is_repaired_or_breaks(world, tmp_path):
@@ -200,23 +200,22 @@ def test_verdicts_are_void_when_a_file_is_repaired_or_breaks(world, tmp_path):
     whole = {row: paths[row].read_bytes() for row in (3, 8)}
     paths[3].unlink()
     paths[8].write_bytes(whole[8][:500])
-    bad = [row for row, verdict in enumerate(readable.verdicts(store, benchmarks.IMAGENET, table).tolist()) if verdict]
-    assert bad == [3, 8]
+    assert readable.check_images(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [3, 8]
     paths[3].write_bytes(whole[3])
-    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [8]
+    assert readable.check_images(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [8]
     paths[8].write_bytes(whole[8])
-    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == []
+    assert readable.check_images(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == []
     paths[5].unlink()
-    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [5]
+    assert readable.check_images(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [5]
 
 
 def test_verdicts_are_void_when_a_file_of_the_same_size_takes_its_place(world, tmp_path):
     table, store = imagenet_copy(world, tmp_path), Store(tmp_path / "store")
     path = Path(table["path"][2])
     size = path.stat().st_size
-    assert not readable.verdicts(store, benchmarks.IMAGENET, table).any()
+    assert not readable.check_images(store, benchmarks.IMAGENET, table).any()
     path.write_bytes(b"\0" * size)
-    assert readable.verdicts(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [2]
+    assert readable.check_images(store, benchmarks.IMAGENET, table).nonzero().flatten().tolist() == [2]
 
 
 def test_a_benchmark_that_loses_all_its_queries_is_named(world, tmp_path):
@@ -226,9 +225,9 @@ def test_a_benchmark_that_loses_all_its_queries_is_named(world, tmp_path):
         path_of(loaded_toptee, reference).unlink()
     with pytest.raises(
         ValueError,
-        match=r"not one query of fashioniq/val/toptee has all its images \(14 of 20 can be read\); download more of",
+        match=r"no query of fashioniq/val/toptee has all its images \(14 of 20 can be read\); download more of",
     ):
-        readable.only(Store(tmp_path / "store"), benchmarks.load_all(["fashioniq"], root), "report")
+        readable.drop_incomplete_queries(Store(tmp_path / "store"), benchmarks.load_all(["fashioniq"], root), "report")
 
 
 def test_a_list_of_which_no_image_can_be_read_is_named_with_its_first(world, tmp_path):
@@ -236,14 +235,14 @@ def test_a_list_of_which_no_image_can_be_read_is_named_with_its_first(world, tmp
     shutil.rmtree(tmp_path / "ImageNet1K")
     first = table["path"][0]
     with pytest.raises(ValueError, match=rf"none of the 24 images of imagenet/test can be read \(first: {first}\)"):
-        readable.of(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
+        readable.drop_unreadable(Store(tmp_path / "store"), benchmarks.IMAGENET, table, "report")
 
 
 def test_reasons_name_each_file_and_what_is_wrong_with_it(world, tmp_path):
     paths = [Path(path) for path in imagenet_copy(world, tmp_path)["path"]]
     paths[1].unlink()
     paths[4].write_bytes(paths[4].read_bytes()[:500])
-    gone, cut = readable.reasons([str(path) for path in paths[:6]])
+    gone, cut = readable.explain([str(path) for path in paths[:6]])
     assert gone == (f"image {paths[1]} does not exist; download it, correct data_root, or set missing_images: report.")
     assert cut.startswith(f"image {paths[4]} cannot be decoded (500 bytes on disk: ")
     assert cut.endswith("; download it again, or set missing_images: report.")
@@ -251,10 +250,10 @@ def test_reasons_name_each_file_and_what_is_wrong_with_it(world, tmp_path):
 
 def test_damaged_verdicts_are_named_by_their_folder(world, tmp_path):
     table = annotations.imagenet(world)
-    readable.verdicts(Store(tmp_path, "02_concepts"), benchmarks.IMAGENET, table)
+    readable.check_images(Store(tmp_path, "02_concepts"), benchmarks.IMAGENET, table)
     (file,) = tmp_path.rglob("verdicts.safetensors")
     file.write_bytes(b"")
     with pytest.raises(
-        Damaged, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_concepts"
+        DamagedArtefact, match=rf"artefact {file.parent} is damaged \(.*\); delete that folder and run 02_concepts"
     ):
-        readable.verdicts(Store(tmp_path), benchmarks.IMAGENET, table)
+        readable.check_images(Store(tmp_path), benchmarks.IMAGENET, table)

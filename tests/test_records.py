@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import leave_record, study_of
 
-from searle_lib.store.records import Missing, Stale
+from searle_lib.store.records import MissingInput, StaleInput
 
 FIRST, SECOND, THIRD = "01_phrases", "02_concepts", "03_oti"
 
@@ -173,11 +173,11 @@ def test_an_artefact_that_is_found_is_listed_as_one_that_is_made(tmp_path):
 
 def test_a_missing_record_is_asked_for_in_one_sentence(tmp_path):
     said = "04_phi needs the record of 03_oti in study tiny; run 03_oti first."
-    assert refusal(tmp_path, THIRD, Missing) == said
+    assert refusal(tmp_path, THIRD, MissingInput) == said
 
 
 def test_a_command_that_needs_a_missing_record_says_so(tmp_path):
-    with pytest.raises(Missing, match=r"^this needs the record of 03_oti in study tiny; run 03_oti first\.$"):
+    with pytest.raises(MissingInput, match=r"^this needs the record of 03_oti in study tiny; run 03_oti first\.$"):
         read(tmp_path, THIRD, reader="")
 
 
@@ -185,7 +185,7 @@ def test_a_missing_record_further_down_is_asked_for_by_the_notebook_that_was_mad
     run_chain(tmp_path)
     file_of(tmp_path, FIRST).unlink()
     said = "02_concepts needs the record of 01_phrases in study tiny; run 01_phrases first."
-    assert refusal(tmp_path, THIRD, Missing) == said
+    assert refusal(tmp_path, THIRD, MissingInput) == said
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"notebook": "03_oti"}', "\x00"])
@@ -193,14 +193,14 @@ def test_a_damaged_record_is_named_by_its_file(tmp_path, damage):
     run_chain(tmp_path)
     file_of(tmp_path, THIRD).write_text(damage)
     said = f"record {file_of(tmp_path, THIRD)} is damaged; delete it and run 03_oti again."
-    assert refusal(tmp_path, THIRD, Missing) == said
+    assert refusal(tmp_path, THIRD, MissingInput) == said
 
 
 def test_a_damaged_record_further_down_is_named_by_its_file(tmp_path):
     run_chain(tmp_path)
     file_of(tmp_path, FIRST).write_text("{")
     said = f"record {file_of(tmp_path, FIRST)} is damaged; delete it and run 01_phrases again."
-    assert refusal(tmp_path, THIRD, Missing) == said
+    assert refusal(tmp_path, THIRD, MissingInput) == said
 
 
 @pytest.mark.parametrize(("notebook", "name"), [(FIRST, "phrases"), (SECOND, "concepts/cirr"), (THIRD, "oti/cirr")])
@@ -209,12 +209,12 @@ def test_an_artefact_that_is_gone_is_named_by_its_folder_wherever_it_is_in_the_c
     folder = tmp_path / "artefacts" / records[notebook].made[name]
     shutil.rmtree(folder)
     said = f"{notebook}'s artefact {folder} is gone; run {notebook} again."
-    assert refusal(tmp_path, THIRD, Missing) == said
+    assert refusal(tmp_path, THIRD, MissingInput) == said
 
 
 def test_an_artefact_that_a_notebook_did_not_make_is_named_with_what_to_change(tmp_path):
     run_chain(tmp_path)
-    with pytest.raises(Missing) as problem:
+    with pytest.raises(MissingInput) as problem:
         study_of(tmp_path, "06_retrieval").artefact(THIRD, "oti/circo/val/references")
     assert str(problem.value) == (
         "06_retrieval needs oti/circo/val/references, which 03_oti has not made; check datasets, evaluate and "
@@ -226,21 +226,21 @@ def test_a_parameter_that_changed_one_level_down_is_told_with_both_values(tmp_pa
     run_chain(tmp_path)
     run_second(tmp_path, depth=100)
     said = "03_oti was made with depth 250, but 02_concepts now has 100; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_several_parameters_that_changed_are_told_together(tmp_path):
     run_chain(tmp_path)
     run_second(tmp_path, depth=100, vocabulary="")
     said = '03_oti was made with depth 250, vocabulary names.csv, but 02_concepts now has 100, ""; run 03_oti again.'
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_a_parameter_that_changed_two_levels_down_stops_the_notebook_between_first(tmp_path):
     run_chain(tmp_path)
     run_first(tmp_path, seed=7)
     said = "02_concepts was made with seed 42, but 01_phrases now has 7; run 02_concepts again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_a_parameter_that_changed_two_levels_down_is_told_when_the_notebook_between_has_run_again(tmp_path):
@@ -248,14 +248,14 @@ def test_a_parameter_that_changed_two_levels_down_is_told_when_the_notebook_betw
     run_first(tmp_path, seed=7)
     run_second(tmp_path)
     said = "03_oti was made with seed 42, but 01_phrases now has 7; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_code_that_changed_is_told_with_its_notebook(tmp_path):
     run_chain(tmp_path)
     run_second(tmp_path, code="edited")
     said = "03_oti was made from 02_concepts before its code changed; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_code_that_changed_two_levels_down_is_told_with_its_notebook(tmp_path):
@@ -263,17 +263,17 @@ def test_code_that_changed_two_levels_down_is_told_with_its_notebook(tmp_path):
     run_first(tmp_path, code="edited")
     run_second(tmp_path)
     said = "03_oti was made from 01_phrases before its code changed; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_artefacts_that_changed_while_parameters_and_code_did_not_are_told(tmp_path):
     run_chain(tmp_path)
     second = study_of(tmp_path, SECOND, depth=250, vocabulary="names.csv")
     second.artefact(FIRST, "phrases")
-    second.keep("concepts/cirr", {"of": "pictures that were replaced"}, hello)
+    second.keep("concepts/cirr", {"of": "images that were replaced"}, hello)
     leave_record(second)
     said = "03_oti was made from other artefacts than 02_concepts has made since; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_a_change_whose_earlier_record_is_lost_is_told_without_its_reason(tmp_path):
@@ -281,7 +281,7 @@ def test_a_change_whose_earlier_record_is_lost_is_told_without_its_reason(tmp_pa
     run_second(tmp_path, depth=100)
     shutil.rmtree(file_of(tmp_path, SECOND).parent / "earlier")
     said = "03_oti was made from an earlier run of 02_concepts; run 03_oti again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
 
 
 def test_a_problem_is_the_sentence_that_reading_raises_and_nothing_where_there_is_none(tmp_path):
@@ -289,7 +289,7 @@ def test_a_problem_is_the_sentence_that_reading_raises_and_nothing_where_there_i
     study = study_of(tmp_path, "06_retrieval")
     assert study.problem(THIRD) == "" and study.digests == {}
     run_second(tmp_path, depth=100)
-    assert study.problem(THIRD) == refusal(tmp_path, THIRD, Stale)
+    assert study.problem(THIRD) == refusal(tmp_path, THIRD, StaleInput)
 
 
 # Back again, and other studies
@@ -309,7 +309,7 @@ def test_where_only_the_first_has_gone_back_the_one_between_is_to_run_again(tmp_
     run_second(tmp_path)
     run_first(tmp_path)
     said = "02_concepts was made with seed 7, but 01_phrases now has 42; run 02_concepts again."
-    assert refusal(tmp_path, THIRD, Stale) == said
+    assert refusal(tmp_path, THIRD, StaleInput) == said
     run_second(tmp_path)
     assert study_of(tmp_path).problem(THIRD) == ""
 

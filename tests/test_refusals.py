@@ -34,8 +34,8 @@ def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, n
     [
         (["-p", "oti_stesp=5"], "unknown parameter oti_stesp in -p; did you mean oti_steps"),
         (["-p", "oti_steps=many"], "oti_steps in -p is 'many', a str, but must be of type int"),
-        (["--only", "05_pic2word"], "there is no notebook 05_pic2word; there are 01_phrases, 02_concepts"),
-        (["--from", "oti"], "there is no notebook oti; there are"),
+        (["--only", "05_pic2word"], "there is no notebook 05_pic2word; choose one of 01_phrases, 02_concepts"),
+        (["--from", "oti"], "there is no notebook oti; choose one of"),
         (["--only", "07_results", "-p", "oti_steps=5"], "-p oti_steps is used by 03_oti, and none"),
         (["-p", "methods=[SEARL]"], "methods in -p holds 'SEARL'; it must be Image-only or"),
         (["-p", "datasets=[]"], "datasets in -p is empty; name at least one of fashioniq, cirr, circo"),
@@ -49,7 +49,7 @@ def test_the_command_refuses_bad_input_before_anything_runs(project, arguments, 
     assert not (project / "data").exists() and not list(project.glob("reports/*/*"))
 
 
-def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
+def test_a_missing_image_stops_the_study_with_its_name(world, tmp_path):
     broken = shutil.copytree(world, tmp_path / "data")
     listed = sorted((broken / "CIRR" / "dev").iterdir())[5]
     listed.unlink()
@@ -68,7 +68,7 @@ def test_a_missing_picture_stops_the_study_with_its_name(world, tmp_path):
             "unknown parameter oti_step in papermill's values for 03_oti; did you mean oti_steps",
         ),
         (["-p", "oti_steps", "fifty"], "oti_steps in 03_oti is 'fifty', a str, but must be of type int"),
-        (["-p", "oti_steps", "0"], "oti_steps in 03_oti is 0; it must be at least 1"),
+        (["-p", "oti_steps", "0"], "oti_steps in 03_oti is 0; it must be greater than 0"),
     ],
 )
 def test_plain_papermill_with_a_wrong_value_is_refused_by_the_notebook_in_one_sentence(project, values, sentence):
@@ -98,13 +98,13 @@ def test_papermill_prints_a_notebooks_parameters_as_a_manual():
     arguments = ["-m", "papermill", "--help-notebook", "notebooks/03_oti.ipynb"]
     ran = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0
-    said = " ".join(ran.stdout.split())
-    assert "oti_steps: int (default 60) optimisation steps an image (SEARLE, oti-steps: 350)" in said
+    output = " ".join(ran.stdout.split())
+    assert "oti_steps: int (default 60) optimisation steps an image (SEARLE, oti-steps: 350)" in output
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
-    [("oti_steps: 5\noti_steps: 6", "sets oti_steps twice"), ("- a list", "must hold one `name: value` a line")],
+    [("oti_steps: 5\noti_steps: 6", "sets oti_steps twice"), ("- a list", "must hold one `name: value` per line")],
 )
 def test_a_parameter_file_that_is_none_is_refused(project, line, sentence):
     (project / "params" / "bad.yaml").write_text(line)
@@ -116,8 +116,8 @@ def test_a_parameter_file_that_is_none_is_refused(project, line, sentence):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["validate", "gone.json", "--data-root", "."], "there is no file gone.json"),
-        (["score", "gone.json", "--dataset", "circo", "--data-root", "."], "there is no file gone.json"),
+        (["validate", "gone.json", "--data-root", "."], "gone.json does not exist"),
+        (["score", "gone.json", "--dataset", "circo", "--data-root", "."], "gone.json does not exist"),
         (["check", "params/gone.yaml"], "parameter file params/gone.yaml does not exist"),
         (
             ["export", "params/quick.yaml", "--to", "out", "-p", "study=never"],

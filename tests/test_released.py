@@ -22,19 +22,19 @@ def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
 
 def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path, tiny, monkeypatch):
     expected = pickle_network(tmp_path / "model.pth", tiny.dimension, tiny.patch_width)
-    first = network.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
+    first = network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     assert all(torch.equal(value, expected[name]) for name, value in first.model.state_dict().items())
     monkeypatch.setattr(
         fti4cir_file, "read_module", forbidden(fti4cir_file.read_module)
     )  # our own copy is read from now on
-    again = network.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
+    again = network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
     assert again.key == first.key
     monkeypatch.undo()
     pickle_network(tmp_path / "small.pth", 16, 32)
-    with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip: .*; use its own backbone"):
-        network.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
+    with pytest.raises(ValueError, match=r"fti_weights .*small.pth does not fit tiny-clip \(.*\); set clip_model to"):
+        network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "small.pth"))
     with pytest.raises(FileNotFoundError, match=r"fti_weights .*gone.pth does not exist; correct fti_weights"):
-        network.bring(Store(tmp_path / "store"), tiny, str(tmp_path / "gone.pth"))
+        network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "gone.pth"))
 
 
 class Runs:
@@ -63,5 +63,5 @@ def test_a_file_that_is_no_module_is_refused(tmp_path, content):
 
 def test_a_file_without_a_module_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds no tensors; is it the released model"):
+    with pytest.raises(ValueError, match="holds no tensors; download the released model"):
         fti4cir_file.read_module(tmp_path / "list.pth")

@@ -92,7 +92,7 @@ def test_evaluating_something_else_trains_and_inverts_nothing_again(project, cha
 
 def test_fewer_methods_run_retrieval_and_results_alone(project):
     said = run(project, "-p", "methods=[Image-only, SEARLE]")
-    assert said["05_fti4cir"] == "left out, since methods does not hold FTI4CIR"
+    assert said["05_fti4cir"] == "skipped, since methods does not hold FTI4CIR"
     assert [name for name, what in said.items() if what == "done"] == ["06_retrieval", "07_results"]
     assert set(pd.read_csv(project / "reports/quick/results.csv")["method"]) == {"Image-only", "SEARLE"}
 
@@ -141,9 +141,9 @@ def test_edited_code_runs_what_reaches_it_and_an_edited_comment_runs_nothing(pro
     library = shutil.copytree(ROOT / "searle_lib", project / "searle_lib")
     assert run(project) == UNCHANGED
     file = library / "reporting/tables.py"
-    file.write_text(
-        file.read_text().replace('"""A benchmark\'s table', '"""The table of a benchmark', 1) + "\n# more\n"
-    )
+    edited = file.read_text().replace("""Show a benchmark's results""", """Show the results of a benchmark""", 1)
+    assert edited != file.read_text()
+    file.write_text(f"{edited}\n# more\n")
     assert run(project) == UNCHANGED
     file = library / "evaluation/composers.py"
     before = artefacts(project, "rankings")

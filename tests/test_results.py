@@ -6,15 +6,15 @@ import pytest
 
 from searle_lib.evaluation import comparisons, intervals
 
-MADE_WITH = {
+PROVENANCE = {
     "backbone": "tiny",
     "sizes": {
         **{
-            f"fashioniq/val/{category}": {"gallery": f"x/{category}-union", "there": [9, 20], "whole": [10, 30]}
+            f"fashioniq/val/{category}": {"evaluated_on": "9 of 10 queries over 20 of 30 images (union gallery)"}
             for category in ("dress", "shirt", "toptee")
         },
-        "cirr/val": {"gallery": "cirr/val", "there": [3, 4], "whole": [3, 5]},
-        "circo/val": {"gallery": "circo/unlabeled", "there": [1200, 4], "whole": [1200, 5]},
+        "cirr/val": {"evaluated_on": "3 of 3 queries over 4 of 5 images"},
+        "circo/val": {"evaluated_on": "1,200 of 1,200 queries over 4 of 5 images"},
     },
 }
 
@@ -45,7 +45,7 @@ def one(table, **where):
 
 def test_values_are_means_in_percent_and_the_average_is_over_categories():
     scores = random_scores()
-    table = intervals.summarise(scores, "mini", MADE_WITH)
+    table = intervals.summarise(scores, "mini", PROVENANCE)
     dress = scores[(scores["category"] == "dress") & (scores["method"] == "SEARLE")]["value"]
     assert one(table, category="dress", method="SEARLE")["value"] == pytest.approx(dress.mean() * 100)
     three = [one(table, category=c, method="SEARLE")["value"] for c in ("dress", "shirt", "toptee")]
@@ -56,7 +56,7 @@ def test_values_are_means_in_percent_and_the_average_is_over_categories():
 
 def test_intervals_agree_with_the_normal_approximation():
     scores = random_scores(queries=400)
-    row = one(intervals.summarise(scores, "mini", MADE_WITH), category="shirt", method="Text-only")
+    row = one(intervals.summarise(scores, "mini", PROVENANCE), category="shirt", method="Text-only")
     share = row["value"] / 100
     half = 1.96 * np.sqrt(share * (1 - share) / 400) * 100
     assert row["ci_low"] == pytest.approx(row["value"] - half, abs=0.6)
@@ -64,7 +64,7 @@ def test_intervals_agree_with_the_normal_approximation():
 
 
 def test_the_interval_of_the_average_is_that_of_three_independent_samples():
-    table = intervals.summarise(random_scores(queries=400), "mini", MADE_WITH)
+    table = intervals.summarise(random_scores(queries=400), "mini", PROVENANCE)
     rows = [one(table, category=c, method="SEARLE") for c in ("dress", "shirt", "toptee")]
     deviations = [(row["ci_high"] - row["ci_low"]) / 3.92 for row in rows]
     expected = np.sqrt(sum(d**2 for d in deviations)) / 3
@@ -91,8 +91,8 @@ def test_paired_intervals_are_those_of_the_difference_of_each_query():
 
 def test_the_same_scores_give_the_same_bytes(tmp_path):
     scores = random_scores()
-    table = intervals.summarise(scores, "mini", MADE_WITH)
-    again = intervals.summarise(scores.copy(), "mini", MADE_WITH)
+    table = intervals.summarise(scores, "mini", PROVENANCE)
+    again = intervals.summarise(scores.copy(), "mini", PROVENANCE)
     files = [intervals.write_csv(t, tmp_path / name) for t, name in ((table, "a.csv"), (again, "b.csv"))]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert pd.read_csv(files[0]).shape == table.shape
@@ -102,17 +102,17 @@ def test_a_method_without_a_score_for_a_query_is_named():
     scores = random_scores()
     hole = scores[(scores["method"] == "SEARLE") & (scores["category"] == "dress")].index[3]
     with pytest.raises(ValueError, match="FashionIQ/val/dress has queries without R@10 of SEARLE; run 06_retrieval"):
-        intervals.summarise(scores.drop(hole), "mini", MADE_WITH)
+        intervals.summarise(scores.drop(hole), "mini", PROVENANCE)
 
 
 def test_the_wide_table_has_the_order_of_the_papers():
-    table = intervals.wide(intervals.summarise(random_scores(), "mini", MADE_WITH), "FashionIQ", "val")
+    table = intervals.paper_table(intervals.summarise(random_scores(), "mini", PROVENANCE), "FashionIQ", "val")
     assert list(table.columns) == [(c, "R@10") for c in ("dress", "shirt", "toptee", "average")]
     assert list(table.index) == ["Text-only", "SEARLE"]
 
 
 def test_published_numbers_are_percentages_with_a_source():
-    table = intervals.published()
+    table = intervals.published_numbers()
     assert len(table) == 284 and table["source"].str.len().min() > 3
     assert table["value"].between(0, 100).all()
     searle = table[(table["method"] == "SEARLE") & (table["dataset"] == "CIRCO") & (table["metric"] == "mAP@5")]
@@ -120,19 +120,19 @@ def test_published_numbers_are_percentages_with_a_source():
 
 
 def test_every_number_says_on_how_much_it_was_evaluated():
-    table = intervals.summarise(random_scores(), "mini", MADE_WITH)
+    table = intervals.summarise(random_scores(), "mini", PROVENANCE)
     on = {(row.dataset, row.category): row.evaluated_on for row in table.itertuples()}
     assert on["FashionIQ", "shirt"] == "9 of 10 queries over 20 of 30 images (union gallery)"
     assert on["FashionIQ", "average"].startswith(
         "dress: 9 of 10 queries over 20 of 30 images (union gallery); shirt: 9"
     )
-    everything = intervals.evaluated_on("CIRCO", "val", MADE_WITH["sizes"])
+    everything = intervals.evaluated_on("CIRCO", "val", PROVENANCE["sizes"])
     assert everything == "1,200 of 1,200 queries over 4 of 5 images"
 
 
 def test_no_scores_are_no_table():
     with pytest.raises(ValueError, match="there are no scores to summarise; run 06_retrieval with validation"):
-        intervals.summarise(random_scores().head(0), "mini", MADE_WITH)
+        intervals.summarise(random_scores().head(0), "mini", PROVENANCE)
 
 
 def paired_scores():
@@ -153,7 +153,7 @@ def test_a_verdict_calls_a_lead_sure_only_where_the_paired_interval_leaves_zero_
 
 
 def test_the_row_of_a_query_holds_its_scores_by_method_in_percent():
-    row = intervals.of_query(paired_scores(), "CIRR", "all", "all-1")
+    row = intervals.scores_of_query(paired_scores(), "CIRR", "all", "all-1")
     assert row["R@1"].to_dict() == {"Text-only": 100.0, "SEARLE": 100.0, "FTI4CIR": 0.0}
 
 
@@ -163,11 +163,15 @@ def test_a_method_is_not_compared_with_itself():
 
 
 def test_two_tables_are_apart_by_their_largest_difference_of_each_method(tmp_path):
-    table = intervals.summarise(paired_scores(), "mini", MADE_WITH, resamples=20)
+    table = intervals.summarise(paired_scores(), "mini", PROVENANCE, resamples=20)
     first = intervals.write_csv(table, tmp_path / "first.csv")
     table.loc[table["method"] == "SEARLE", "value"] += 0.25
     second = intervals.write_csv(table.assign(study="other"), tmp_path / "second.csv")
-    assert comparisons.apart(first, second).round(6).to_dict() == {"Text-only": 0.0, "SEARLE": 0.25, "FTI4CIR": 0.0}
+    assert comparisons.largest_differences(first, second).round(6).to_dict() == {
+        "Text-only": 0.0,
+        "SEARLE": 0.25,
+        "FTI4CIR": 0.0,
+    }
     third = intervals.write_csv(table[table["method"] != "SEARLE"], tmp_path / "third.csv")
     with pytest.raises(ValueError, match="do not hold numbers of the same methods and metrics"):
-        comparisons.apart(first, third)
+        comparisons.largest_differences(first, third)

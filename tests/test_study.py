@@ -90,8 +90,8 @@ def test_what_a_study_made_is_given_out_and_taken_in_again(project, tmp_path):
     said = run(tmp_path / "project", *changes)
     ran = [name for name, what in said.items() if what == "done"]
     assert ran == ["02_concepts", "03_oti", "04_phi", "06_retrieval", "07_results"]
-    assert said["01_phrases"] == "left out, since nothing is inverted"
-    assert said["05_fti4cir"] == "left out, since methods does not hold FTI4CIR"
+    assert said["01_phrases"] == "skipped, since nothing is inverted"
+    assert said["05_fti4cir"] == "skipped, since methods does not hold FTI4CIR"
     made = json.loads((tmp_path / "project/reports/given/records/04_phi.json").read_text())["made"]
     assert set(made) == {"phi"} and made["phi"].startswith("phi-")
     tables = [
@@ -131,7 +131,7 @@ def test_notebooks_are_committed_as_a_reader_wants_them():
         assert sum(cell.cell_type == "markdown" for cell in notebook.cells) >= len(code), name
         assert "**Reads**" in notebook.cells[0].source and "**Leaves**" in notebook.cells[0].source, name
         first = next(cell.source for cell in plain)
-        assert "sheets.query(" in first or "sheets.retrieved(" in first, f"{name} shows no picture at its beginning"
+        assert "sheets.query(" in first or "sheets.retrieved(" in first, f"{name} shows no image at its beginning"
         assert "study.write_record()" in code[-1].source, name
 
 

@@ -27,7 +27,7 @@ class Recorder:
 def test_comet_logs_nothing_without_its_package_or_key(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet_ml", None)
     monkeypatch.setenv("COMET_API_KEY", "key")
-    assert training.comet("mini", {})({"epoch": 1}) is None
+    assert training.comet_logger("mini", {})({"epoch": 1}) is None
 
 
 def test_comet_opens_an_experiment_at_the_first_row_and_gets_every_row(monkeypatch):
@@ -37,7 +37,7 @@ def test_comet_opens_an_experiment_at_the_first_row_and_gets_every_row(monkeypat
     module.__spec__ = ModuleType("spec")
     monkeypatch.setitem(sys.modules, "comet_ml", module)
     monkeypatch.setenv("COMET_API_KEY", "key")
-    log = training.comet("mini", {"epochs": 2})
+    log = training.comet_logger("mini", {"epochs": 2})
     assert not Recorder.made
     log({"epoch": 1.0, "distil": 3.0})
     log({"epoch": 2.0, "distil": 2.0})

@@ -1,6 +1,6 @@
-"""Vectors that belong to images: CLIP's image embeddings, or the token embeddings that inversion finds for them.
+"""Compute, keep and read one vector per image: CLIP's image embedding, or a pseudo-word.
 
-CLIP's are computed once for a whole image list and kept; every stage and method reads the same ones.
+Takes a table of images. The vectors are computed once for each list of images, and every stage and method reads them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, encode_images
 from searle_lib.data import images, readable
-from searle_lib.data.benchmarks import IMAGENET, Benchmark, by_split, reference_table
+from searle_lib.data.benchmarks import IMAGENET, Benchmark, group_by_split, reference_table
 from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
@@ -27,12 +27,20 @@ from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
 SHARD = 4096
-IMAGES = "images.json"  # beside an artefact's vectors: whose they are
+IMAGES = "images.json"  # the ids of an artefact's vectors
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector for each image id: vectors [N, d] float32, not normalised; clip is the sha256 of CLIP's weights."""
+    """One vector for each image of a list.
+
+    Args:
+        name: of the list of images.
+        ids: the ids of the N images.
+        vectors: [N, d] float32, not normalised.
+        key: of the artefact that holds the vectors.
+        clip: the sha256 of CLIP's weights.
+    """
 
     name: str
     ids: tuple[str, ...]
@@ -46,19 +54,21 @@ class Embeddings:
 
     @cached_property
     def unit(self) -> Tensor:
-        """The vectors [N, d] scaled to unit norm."""
+        """The vectors [N, d], unit norm."""
         return F.normalize(self.vectors, dim=-1)
 
     def rows(self, ids: Iterable[str]) -> Tensor:
-        """Rows [n] int64 of images. Raises LookupError that names the first image which is not among them."""
+        """Return the rows [n] int64 of images. Raises LookupError for an image that is not in the list."""
         try:
             return torch.from_numpy(np.fromiter(map(self._row_of.__getitem__, ids), dtype=np.int64))
         except KeyError as problem:
-            missing = f"image {problem.args[0]} is not among the {len(self.ids)} images of {self.name}"
-            raise LookupError(f"{missing}; its notebook must run again on the current data.") from None
+            raise LookupError(
+                f"image {problem.args[0]} is not among the {len(self.ids)} images of {self.name}; run its notebook "
+                "again on the current data."
+            ) from None
 
-    def of(self, ids: Iterable[str]) -> Tensor:
-        """Vectors [n, d] of images by id."""
+    def select(self, ids: Iterable[str]) -> Tensor:
+        """Return the vectors [n, d] of images. Raises as `rows` does."""
         return self.vectors[self.rows(ids)]
 
 
@@ -69,9 +79,18 @@ def encode(
     table: pd.DataFrame,
     reader: Reader = DEFAULT_READER,
 ) -> Embeddings:
-    """Return the embeddings of the images of a table with columns image and path, kept in the store.
+    """Return CLIP's embeddings of a list of images, computed once and kept in the store.
 
-    Raises FileNotFoundError or ValueError that names the first image that is missing or broken.
+    Args:
+        store: where the embeddings are kept.
+        backbone: the frozen CLIP.
+        name: of the list of images.
+        table: the images, with columns image and path.
+        reader: reads the images.
+
+    Raises:
+        FileNotFoundError: if an image does not exist.
+        ValueError: if an image cannot be decoded, or an embedding is not finite.
     """
     ids, paths = tuple(table["image"]), [Path(path) for path in table["path"]]
 
@@ -82,7 +101,7 @@ def encode(
     def make(folder: Path) -> None:
         vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
         if not torch.isfinite(vectors["vectors"]).all():
-            raise ValueError(f"{backbone.name} gives embeddings of {name} that are not finite; use precision float32.")
+            raise ValueError(f"the embeddings of {name} by {backbone.name} are not finite; set precision to float32.")
         _save(folder, name, ids, vectors["vectors"], backbone)
         shards.clear(folder / "shards")
 
@@ -95,26 +114,34 @@ def encode_galleries(
     benchmarks: Iterable[Benchmark],
     reader: Reader = DEFAULT_READER,
 ) -> dict[str, Embeddings]:
-    """Return the embeddings of every gallery by its name; one that several benchmarks share is encoded once."""
+    """Return the embeddings of every gallery by name. A gallery that several benchmarks share is encoded once."""
     galleries: dict[str, Embeddings] = {}
     for benchmark in benchmarks:
-        if benchmark.images not in galleries:
-            galleries[benchmark.images] = encode(store, backbone, benchmark.images, benchmark.gallery, reader)
+        if benchmark.gallery_name not in galleries:
+            galleries[benchmark.gallery_name] = encode(
+                store, backbone, benchmark.gallery_name, benchmark.gallery, reader
+            )
     return galleries
 
 
 def keep_references(
-    store: Store, backbone: Backbone, loaded: list[Benchmark], galleries: dict[str, Embeddings]
+    store: Store, backbone: Backbone, benchmarks: Sequence[Benchmark], galleries: dict[str, Embeddings]
 ) -> Embeddings:
     """Return the embeddings of a split's reference images, each once, in order of first use, kept in the store.
 
-    The key is that of the pictures themselves. So another gallery around them leaves their pseudo-words as they are.
+    Args:
+        store: where the embeddings are kept.
+        backbone: the CLIP of the galleries.
+        benchmarks: those of the split.
+        galleries: the embeddings of their galleries, by name.
+
+    The key depends on the reference images only, so their pseudo-words stay valid with another gallery.
     """
-    name, table = f"{loaded[0].of_split}/references", reference_table(loaded)
-    gallery_of = {reference: b.images for b in loaded for reference in b.queries["reference"]}
+    name, table = f"{benchmarks[0].split_name}/references", reference_table(benchmarks)
+    gallery_of = {reference: b.gallery_name for b in benchmarks for reference in b.queries["reference"]}
 
     def make(folder: Path) -> None:
-        vectors = torch.cat([galleries[gallery_of[image]].of([image]) for image in table["image"]])
+        vectors = torch.cat([galleries[gallery_of[image]].select([image]) for image in table["image"]])
         _save(folder, name, tuple(table["image"]), vectors, backbone)
 
     return store.keep(f"embeddings/{name}", facts_of(backbone, table), make).read(load)
@@ -124,8 +151,8 @@ def keep_all_references(
     store: Store, backbone: Backbone, benchmarks: Iterable[Benchmark], galleries: dict[str, Embeddings]
 ) -> dict[str, Embeddings]:
     """Return the embeddings of the references of every split, by the name of the list."""
-    splits = by_split(benchmarks).values()
-    lists = [keep_references(store, backbone, loaded, galleries) for loaded in splits]
+    splits = group_by_split(benchmarks).values()
+    lists = [keep_references(store, backbone, split, galleries) for split in splits]
     return {images.name: images for images in lists}
 
 
@@ -135,13 +162,13 @@ def encode_unlabeled(
     images_to_invert: Sequence[str],
     reader: Reader,
 ) -> dict[str, Embeddings]:
-    """Return the embeddings of the unlabeled pictures, if some method inverts them, by the name of the list."""
+    """Return the embeddings of the unlabeled images by the name of the list, nothing if no method inverts them."""
     if "unlabeled" not in images_to_invert:
         return {}
-    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled(study), reader)}
+    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled_images(study), reader)}
 
 
-def to_invert(
+def lists_to_invert(
     images_to_invert: Sequence[str], unlabeled: dict[str, Embeddings], references: dict[str, Embeddings]
 ) -> dict[str, Embeddings]:
     """Return the lists of images that get concepts and pseudo-words, by name."""
@@ -154,7 +181,7 @@ def read(study: Study, name: str) -> Embeddings:
 
 
 def facts_of(backbone: Backbone, table: pd.DataFrame) -> dict:
-    """Return what determines the embeddings and the patch tokens of the images of a table."""
+    """Return the facts that determine the embeddings and patch tokens of a table of images, for an artefact's key."""
     return {
         "clip": backbone.sha256,
         "preprocess": backbone.preprocess,
@@ -165,23 +192,20 @@ def facts_of(backbone: Backbone, table: pd.DataFrame) -> dict:
 
 
 def load(folder: Path) -> Embeddings:
-    """Read embeddings, or other vectors of images, from an artefact's folder."""
+    """Read embeddings from an artefact's folder."""
     facts = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
     vectors = load_file(folder / "embeddings.safetensors")["vectors"]
     return Embeddings(facts["name"], tuple(facts["ids"]), vectors, folder.name.rpartition("-")[2], facts["clip"])
 
 
-def _save(folder: Path, name: str, ids: tuple[str, ...], vectors: Tensor, backbone: Backbone) -> None:
-    save_file({"vectors": vectors.contiguous()}, folder / "embeddings.safetensors")
-    write_json(folder / IMAGES, {"name": name, "ids": ids, "clip": backbone.sha256})
-
-
 def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
-    """Stands for a list of images by ids, order and sizes in bytes; reads no picture.
+    """Hash a list of images by ids, order and sizes in bytes, without reading an image.
 
-    Times of change do not count: a copied data set keeps its pseudo-words, which took days.
+    Modification times do not count, so a copied data set keeps its pseudo-words, which took days.
 
-    Raises FileNotFoundError that names the first image that is not there.
+    Raises:
+        FileNotFoundError: if an image does not exist.
+        PermissionError: if a folder may not be read.
     """
     total = hashlib.sha256()
     for image, path in zip(ids, paths, strict=True):
@@ -195,3 +219,8 @@ def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
                 "set missing_images: report."
             ) from None
     return total.hexdigest()[:16]
+
+
+def _save(folder: Path, name: str, ids: tuple[str, ...], vectors: Tensor, backbone: Backbone) -> None:
+    save_file({"vectors": vectors.contiguous()}, folder / "embeddings.safetensors")
+    write_json(folder / IMAGES, {"name": name, "ids": ids, "clip": backbone.sha256})

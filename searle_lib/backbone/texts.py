@@ -1,7 +1,15 @@
-"""Features of texts, with pseudo-words spliced in: what stands before a placeholder is read once for many words.
+"""Encode texts with CLIP, with pseudo-words in the place of some tokens, into features [N, d].
 
-"a photo of $ that is red" is a prefix, "a photo of", and a rest that begins with the placeholder. Whatever word takes
-its place, CLIP's keys and values of the prefix stay the same, and no gradient has to go there.
+A text with a pseudo-word is split at its placeholder. CLIP's keys and values of the tokens before the placeholder do
+not depend on the pseudo-word. So they are computed once for all texts that begin alike, and without gradients:
+
+    text                         prefix_of   prefixes                   ids                       ends
+    "a photo of $ that is red"   0           0: <start> a photo of      $ that is red <end>       4
+    "a photo of $"               0           1: <start> we see a        $ <end>                   1
+    "We see a $"                 1                                      $ <end>                   1
+
+`encode_texts` takes strings. A training loop calls `split`, `encode_prefixes` and `pack` before its steps, and
+`encode_packed` at every step.
 """
 
 from collections.abc import Sequence
@@ -13,36 +21,50 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib.backbone import packed_attention, text_tower
-from searle_lib.backbone.model import Backbone, Tokens, encode_plain, tokenize
+from searle_lib.backbone.model import Backbone, Tokens, tokenize
 from searle_lib.backbone.packed_attention import Layout, Prefix
 
-Pairs = tuple[tuple[Tensor, Tensor], ...]  # keys and values of prefixes, block by block
+KeysValues = tuple[tuple[Tensor, Tensor], ...]  # of prefixes, one pair for each block
 
 
 @dataclass(frozen=True)
-class Spliced:
-    """N texts cut at the placeholder: prefixes, of which number which [N] stands before each, and the tokens from the
-    placeholder on, ids [N, L] whose last is at ends [N]."""
+class SplitTexts:
+    """N texts split at their placeholder. Text i is prefixes[prefix_of[i]] followed by ids[i, : ends[i] + 1].
+
+    Args:
+        prefixes: the distinct prefixes.
+        prefix_of: [N] int64, the prefix that text i starts with.
+        ids: [N, L] int64, the tokens from the placeholder on.
+        ends: [N] int64, the column of each end-of-text in ids.
+    """
 
     prefixes: Tokens
-    which: Tensor
+    prefix_of: Tensor
     ids: Tensor
     ends: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Spliced":
+    def __getitem__(self, rows: Tensor) -> "SplitTexts":
         ends = self.ends[rows]
-        return Spliced(self.prefixes, self.which[rows], self.ids[rows][:, : int(ends.max()) + 1], ends)
+        return SplitTexts(self.prefixes, self.prefix_of[rows], self.ids[rows][:, : int(ends.max()) + 1], ends)
 
     @cached_property
-    def firsts(self) -> Tensor:
-        """Position [N] of the placeholder in the whole text."""
-        return self.prefixes.ends[self.which] + 1
+    def placeholder_positions(self) -> Tensor:
+        """Position [N] of the placeholder in the full text."""
+        return self.prefixes.ends[self.prefix_of] + 1
 
 
 @dataclass(frozen=True)
-class Laid:
-    """N texts laid out on the device: ids [T] and positions [T] of their packed tokens, the rows word_rows [N] and the
-    positions word_positions [N] of the words, and by group the layout and the prefix."""
+class PackedTexts:
+    """N texts on the device, their T tokens in one row after another. They may form several groups of unlike length.
+
+    Args:
+        ids: [T] int64, the tokens.
+        positions: [T] int64, the position of each token in its full text.
+        word_rows: [N] int64, the row of each placeholder.
+        word_positions: [N] int64, the position of each placeholder in its full text.
+        layouts: the layout of each group.
+        prefixes: the prefixes of each group, None without prefixes.
+    """
 
     ids: Tensor
     positions: Tensor
@@ -52,95 +74,137 @@ class Laid:
     prefixes: tuple[Prefix | None, ...]
 
 
-def cut(tokens: Tokens, places: Tensor | None = None) -> Spliced:
-    """Texts cut at places [N], or at each one's first "$". Raises ValueError for a text without one."""
-    places = tokens.placeholders if places is None else places
-    length, column = tokens.ids.shape[1], torch.arange(tokens.ids.shape[1])
-    before = tokens.ids.masked_fill(column >= places.unsqueeze(1), 0)[:, : int(places.max())]
-    distinct, which = torch.cat([before, places.unsqueeze(1)], dim=1).unique(dim=0, return_inverse=True)
-    shifted = (column + places.unsqueeze(1)).clamp(max=length - 1)  # [N, L]
-    ends = tokens.ends - places
-    ids = tokens.ids.gather(1, shifted)[:, : int(ends.max()) + 1]
-    return Spliced(Tokens(distinct[:, :-1], distinct[:, -1] - 1), which, ids, ends)
-
-
-@torch.no_grad()
-def read_prefixes(backbone: Backbone, prefixes: Tokens) -> Pairs:
-    """CLIP's keys and values of prefixes, block by block, for `encode`."""
-    ids = prefixes.ids.to(backbone.device)
-    embedded = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[: ids.shape[1]]
-    return text_tower.prefix_pairs(backbone.tower, embedded)
-
-
-def lay_out(backbone: Backbone, groups: Sequence[Spliced], pairs: Pairs) -> Laid:
-    """Texts in groups of like length with the same prefixes, for which `read_prefixes` gave `pairs`, on the device.
-
-    All that goes from host to device for these texts goes here, so that a training does not wait for it at its steps.
-    """
-    device, parts, words, first = backbone.device, [], [], 0
-    layouts = [packed_attention.packed(group.ends, device) for group in groups]
-    for group in groups:
-        length, rows = group.ids.shape[1], group.ends.cumsum(0) + torch.arange(1, len(group.ends) + 1)
-        there = torch.arange(length) <= group.ends.unsqueeze(1)  # [N, L]
-        positions = group.firsts.unsqueeze(1) + torch.arange(length)
-        parts.append(torch.stack([group.ids[there], positions[there]]))  # [2, T]
-        words.append(torch.stack([first + F.pad(rows[:-1], (1, 0)), group.firsts]))  # [2, N]
-        first += int(rows[-1])
-    lengths = (groups[0].prefixes.ends + 1).to(device)
-    empty = pairs[0][0].shape[2] == 0
-    prefixes = [None if empty else Prefix(pairs, lengths, group.which.to(device)) for group in groups]
-    of_tokens, of_words = (torch.cat(part, dim=1).to(device) for part in (parts, words))
-    return Laid(*of_tokens, *of_words, tuple(layouts), tuple(prefixes))
-
-
-def encode(backbone: Backbone, laid: Laid, words: Tensor) -> Tensor:
-    """Text features [N, d] float32, not normalised, with words [N, d_tok] for the placeholders; gradients flow to them.
-
-    Asks the host for nothing.
-    """
-    model = backbone.model
-    x = model.token_embedding(laid.ids) + model.positional_embedding[laid.positions]  # [T, w]
-    x = x.index_copy(0, laid.word_rows, words.float() + model.positional_embedding[laid.word_positions])
-    return text_tower.features(backbone.tower, x, laid.layouts, laid.prefixes)
-
-
-def encode_text(
-    backbone: Backbone, tokens: Tokens, words: Tensor | None = None, places: Tensor | None = None
-) -> Tensor:
-    """Text features [N, d] float32, not normalised; gradients flow to the pseudo-words only.
-
-    `words` [N, d_tok] replace the token embeddings at `places` [N] (each text's first "$" unless given).
-    """
-    if words is None:
-        return encode_plain(backbone, tokens)
-    texts = cut(tokens, places)
-    return encode(backbone, lay_out(backbone, [texts], read_prefixes(backbone, texts.prefixes)), words)
-
-
 @torch.no_grad()
 def encode_texts(
     backbone: Backbone,
     texts: Sequence[str],
     batch_size: int = 512,
     words: Tensor | None = None,
-    places: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
-    """Text features [N, d], of CLIP's type, of any number of texts in batches of like length, in the order given.
+    """Encode any number of texts in batches of like length.
 
-    Without words, places [N] say up to where a text shares its beginning with many others.
+    Args:
+        backbone: the frozen CLIP.
+        texts: N texts. A text of more than 77 tokens is truncated.
+        batch_size: texts encoded at once; bounds memory.
+        words: [N, d_tok], one pseudo-word per text. None: texts as they are.
+        positions: [N] int64, where each pseudo-word goes. None: to the first "$". Without words, the position up to
+            which a text shares its beginning with other texts.
+
+    Returns:
+        [N, d] on the CPU in the type of CLIP's weights, not normalised, in the order of the texts.
+
+    Raises:
+        ValueError: if a text has no "$" where words are given without positions.
     """
     if not texts:
         return torch.empty(0, backbone.dimension)
     tokens = tokenize(texts)
     features = torch.empty(len(tokens), backbone.dimension, dtype=backbone.model.dtype)
-    if words is None and places is None:
+    if words is None and positions is None:
         for rows in tokens.ends.argsort(stable=True).split(batch_size):
-            features[rows] = encode_plain(backbone, tokens[rows]).cpu()
+            features[rows] = _encode_plain(backbone, tokens[rows]).cpu()
         return features
-    spliced = cut(tokens, places)
-    pairs = read_prefixes(backbone, spliced.prefixes)
-    for rows in spliced.ends.argsort(stable=True).split(batch_size):
-        first = spliced.ids[rows, 0].to(backbone.device)
-        of = backbone.model.token_embedding(first) if words is None else words[rows].to(backbone.device)
-        features[rows] = encode(backbone, lay_out(backbone, [spliced[rows]], pairs), of).cpu()
+    parts = split(tokens, positions)
+    pairs = encode_prefixes(backbone, parts.prefixes)
+    for rows in parts.ends.argsort(stable=True).split(batch_size):
+        if words is None:
+            vectors = backbone.model.token_embedding(parts.ids[rows, 0].to(backbone.device))
+        else:
+            vectors = words[rows].to(backbone.device)
+        features[rows] = encode_packed(backbone, pack(backbone, [parts[rows]], pairs), vectors).cpu()
     return features
+
+
+def split(tokens: Tokens, positions: Tensor | None = None) -> SplitTexts:
+    """Split texts at positions [N], by default at the first "$" of each. Raises ValueError for a text without "$"."""
+    positions = tokens.placeholders if positions is None else positions
+    length, column = tokens.ids.shape[1], torch.arange(tokens.ids.shape[1])
+    before = tokens.ids.masked_fill(column >= positions.unsqueeze(1), 0)[:, : int(positions.max())]
+    distinct, prefix_of = torch.cat([before, positions.unsqueeze(1)], dim=1).unique(dim=0, return_inverse=True)
+    shifted = (column + positions.unsqueeze(1)).clamp(max=length - 1)  # [N, L]
+    ends = tokens.ends - positions
+    ids = tokens.ids.gather(1, shifted)[:, : int(ends.max()) + 1]
+    return SplitTexts(Tokens(distinct[:, :-1], distinct[:, -1] - 1), prefix_of, ids, ends)
+
+
+@torch.no_grad()
+def encode_prefixes(backbone: Backbone, prefixes: Tokens) -> KeysValues:
+    """Compute CLIP's keys and values of prefixes, for `pack`."""
+    ids = prefixes.ids.to(backbone.device)
+    embedded = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[: ids.shape[1]]
+    return text_tower.prefix_pairs(backbone.tower, embedded)
+
+
+def pack(backbone: Backbone, groups: Sequence[SplitTexts], pairs: KeysValues | None = None) -> PackedTexts:
+    """Pack texts and copy them to the device, with all that `encode_packed` needs, so that it never waits for the host.
+
+    Args:
+        backbone: the frozen CLIP.
+        groups: rows of one SplitTexts; texts of a group should have like lengths.
+        pairs: what `encode_prefixes` returned for their prefixes. None: compute it.
+    """
+    pairs = encode_prefixes(backbone, groups[0].prefixes) if pairs is None else pairs
+    device, tokens, words, first = backbone.device, [], [], 0
+    layouts = [packed_attention.packed_layout(group.ends, device) for group in groups]
+    for group in groups:
+        length, rows = group.ids.shape[1], group.ends.cumsum(0) + torch.arange(1, len(group.ends) + 1)
+        is_token = torch.arange(length) <= group.ends.unsqueeze(1)  # [N, L]
+        positions = group.placeholder_positions.unsqueeze(1) + torch.arange(length)
+        tokens.append(torch.stack([group.ids[is_token], positions[is_token]]))  # [2, T]
+        words.append(torch.stack([first + F.pad(rows[:-1], (1, 0)), group.placeholder_positions]))  # [2, N]
+        first += int(rows[-1])
+    lengths = (groups[0].prefixes.ends + 1).to(device)
+    empty = pairs[0][0].shape[2] == 0
+    prefixes = [None if empty else Prefix(pairs, lengths, group.prefix_of.to(device)) for group in groups]
+    token_table, word_table = (torch.cat(part, dim=1).to(device) for part in (tokens, words))
+    return PackedTexts(*token_table, *word_table, tuple(layouts), tuple(prefixes))
+
+
+def encode_packed(backbone: Backbone, packed: PackedTexts, words: Tensor) -> Tensor:
+    """Encode packed texts with words [N, d_tok] in the place of their placeholders; gradients flow to the words only.
+
+    Returns:
+        [N, d] float32, not normalised.
+    """
+    model = backbone.model
+    x = model.token_embedding(packed.ids) + model.positional_embedding[packed.positions]  # [T, w]
+    x = x.index_copy(0, packed.word_rows, words.float() + model.positional_embedding[packed.word_positions])
+    return text_tower.features(backbone.tower, x, packed.layouts, packed.prefixes)
+
+
+def encode_embedded(backbone: Backbone, embeddings: Tensor, ends: Tensor, prefix_length: int = 0) -> Tensor:
+    """Encode sentences that were built on the device, as token embeddings.
+
+    Args:
+        backbone: the frozen CLIP.
+        embeddings: [N, L, d_tok], without positions.
+        ends: [N] int64, the position of each end-of-text.
+        prefix_length: how many first tokens are the same in all texts; they are encoded once and get no gradients.
+
+    Returns:
+        [N, d] float32, not normalised.
+    """
+    count, length = embeddings.shape[:2]
+    x = embeddings + backbone.model.positional_embedding[:length]
+    prefix, layout = None, packed_attention.padded_layout(length - prefix_length, ends - prefix_length)
+    rows = x[:, prefix_length:].flatten(0, 1)  # [N * (L - prefix_length), d_tok]
+    if x.device.type == "cpu" and count:  # elsewhere packing would copy the ends from the device and wait
+        layout = packed_attention.packed_layout(ends - prefix_length, x.device)
+        rows = x[:, prefix_length : prefix_length + layout.longest].flatten(0, 1).index_select(0, layout.places)
+    if prefix_length and count:
+        pairs = text_tower.prefix_pairs(backbone.tower, x[:1, :prefix_length].detach())
+        prefix_of = torch.zeros(count, dtype=torch.int64, device=x.device)
+        prefix = Prefix(pairs, torch.full((1,), prefix_length, device=x.device), prefix_of)
+    return text_tower.features(backbone.tower, rows, [layout], [prefix])
+
+
+def _encode_plain(backbone: Backbone, tokens: Tokens) -> Tensor:
+    """Encode texts as they are, into [N, d] float32, not normalised."""
+    device, length = backbone.device, tokens.ids.shape[1]
+    layout = packed_attention.packed_layout(tokens.ends, device)
+    ids, positions = tokens.ids.flatten().to(device), torch.arange(length, device=device).repeat(len(tokens))
+    ids, positions = ids[layout.places], positions[layout.places]
+    x = backbone.model.token_embedding(ids) + backbone.model.positional_embedding[positions]
+    return text_tower.features(backbone.tower, x, [layout], [None])

@@ -1,4 +1,4 @@
-"""What a study will need, told before anything is computed: files, disk, memory, time.
+"""The check of a study before anything is computed: files, disk, memory, time.
 
-Takes the parameters of a study. Gives findings with a remedy each, and estimates.
+Takes the parameters of a study. Returns findings with what to do about each problem, and estimates.
 """

@@ -1,6 +1,7 @@
-"""What a study needs, looked at before anything is computed: data, images, models, and what the user brings.
+"""The findings of `searle check`: data, images, models and user files, examined before anything is computed.
 
-Each check is a Finding: what was expected, what was found, and every problem with its remedy.
+Each function takes a study's parameters and returns Findings. A Finding says what was expected and observed, and states
+every problem in one sentence with what to do about it.
 """
 
 import functools
@@ -19,35 +20,42 @@ from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, phi
-from searle_lib.store.artefacts import Damaged, file_sha256
+from searle_lib.store.artefacts import DamagedArtefact, file_sha256
 from searle_lib.store.records import Study
 from searle_lib.study import plan
 
-NAMED = 10  # images that are named of each list; the others are counted
+NAMED = 10  # images of a list that are named; the others are counted
 VOCABULARY_SIZE = 20_931
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `expected` is "" where nothing is published; problems are whole sentences."""
+    """The result of one check.
 
-    what: str
+    Args:
+        subject: what was checked.
+        expected: the published value, "" if there is none.
+        observed: the value here.
+        problems: a sentence for each problem.
+    """
+
+    subject: str
     expected: str
-    found: str
+    observed: str
     problems: tuple[str, ...] = ()
 
 
 def data_root(values: Mapping, study: Study) -> Path:
-    """Return the folder in which a study's data sets are looked for; a relative one lies below the project."""
+    """Return the folder of a study's data sets; a relative path starts at the project's folder."""
     return study.root / Path(values["data_root"]).expanduser()
 
 
-def data(values: Mapping, study: Study) -> Iterator[Finding]:
-    """Look at every split of every data set: its queries, its image list, and each image decoded."""
+def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
+    """Check every split of every data set: its queries, its image list, and that each image can be decoded."""
     root, real = data_root(values, study), values["world"] == "real"
     policy, workers = values["missing_images"], values["workers"]
-    seen = set()
-    for dataset, split in benchmarks.names(values["datasets"], values["evaluate"]):
+    galleries = set()
+    for dataset, split in benchmarks.evaluated_splits(values["datasets"], values["evaluate"]):
         title = benchmarks.PROTOCOLS[dataset].title
         try:
             loaded = benchmarks.load(dataset, root, split, values["fashioniq_gallery"])
@@ -55,14 +63,16 @@ def data(values: Mapping, study: Study) -> Iterator[Finding]:
             yield Finding(f"{title} {split}", "", "not readable", (str(problem),))
             continue
         for benchmark in loaded:
-            union = "-union" if benchmark.images.endswith("-union") else ""
+            name = benchmark.gallery_name
+            union = "-union" if name.endswith("-union") else ""
             published = benchmarks.SIZES[benchmark.name + union] if real else (None, None)
             yield _count(f"{benchmark.name}: queries", len(benchmark.queries), published[0])
-            if benchmark.images not in seen:
-                yield images(study, benchmark.images, benchmark.gallery, published[1], policy, workers)
-            seen.add(benchmark.images)
+            if name not in galleries:
+                yield check_images(study, name, benchmark.gallery, published[1], policy, workers)
+            galleries.add(name)
             if policy == "report":
-                yield _tried(f"{benchmark.name}: evaluated", functools.partial(_evaluated, study, benchmark, workers))
+                count = functools.partial(_count_complete, study, benchmark, workers)
+                yield _try(f"{benchmark.name}: evaluated", count)
     if plan.needs_imagenet(values):
         try:
             unlabeled = annotations.imagenet(root)
@@ -70,172 +80,182 @@ def data(values: Mapping, study: Study) -> Iterator[Finding]:
             yield Finding("ImageNet test", "", "not readable", (str(problem),))
             return
         published = benchmarks.IMAGENET_SIZE if real else None
-        yield images(study, IMAGENET, unlabeled, published, policy, workers)
+        yield check_images(study, IMAGENET, unlabeled, published, policy, workers)
 
 
-def _evaluated(study: Study, benchmark: Benchmark, workers: int) -> str:
-    whole = readable.only(study.store, {benchmark.of_split: [benchmark]}, "report", workers)
-    return "{} queries over {} images".format(*readable.counts(whole[benchmark.of_split]).iloc[0])
+def check_images(
+    study: Study, name: str, table: pd.DataFrame, published: int | None, policy: str, workers: int
+) -> Finding:
+    """Check that a list of images is complete and that each image can be decoded; write the paths that cannot.
 
-
-def images(study: Study, name: str, table: pd.DataFrame, published: int | None, policy: str, workers: int) -> Finding:
-    """Look whether a list of images is complete and each can be decoded.
-
-    With policy "report" those that cannot are no problem unless no other is in the list.
+    Args:
+        study: the study.
+        name: of the list of images.
+        table: columns image and path.
+        published: the number of images in the published data set, if known.
+        policy: error, or report: unreadable images are then a problem only if no image can be read.
+        workers: threads that decode.
     """
-    found = readable.verdicts(study.store, name, table, workers)
-    good, missing, broken = (int((found == kind).sum()) for kind in (readable.GOOD, readable.MISSING, readable.BROKEN))
+    verdicts = readable.check_images(study.store, name, table, workers)
+    kinds = (readable.GOOD, readable.MISSING, readable.BROKEN)
+    good, missing, broken = (int((verdicts == kind).sum()) for kind in kinds)
     parts = [f"{len(table):,} listed", f"{good:,} readable"]
-    parts += [f"{n:,} {what}" for n, what in ((missing, "missing"), (broken, "broken")) if n]
+    parts += [f"{number:,} {kind}" for number, kind in ((missing, "missing"), (broken, "broken")) if number]
     problems = list(_count(f"{name}: images", len(table), published).problems)
     file = study.reports / "unreadable" / f"{name.replace('/', '-')}.txt"
     file.unlink(missing_ok=True)
     if missing + broken:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(f"{path}\n" for path in table["path"][(found != readable.GOOD).numpy()]))
+        file.write_text("".join(f"{path}\n" for path in table["path"][(verdicts != readable.GOOD).numpy()]))
     if policy == "error" or not good:
-        problems += _unreadable(name, table, found, file)
+        problems += _unreadable(name, table, verdicts, file)
     expected = "" if published is None else f"{published:,}"
     return Finding(f"{name}: images", expected, ", ".join(parts), tuple(problems))
 
 
-def _unreadable(name: str, table: pd.DataFrame, found: Tensor, file: Path) -> list[str]:
-    """Return a sentence on the images that are missing, and one on each of the first few that are broken."""
-    said, missing = [], table[(found == readable.MISSING).numpy()]
-    if len(missing):
-        names = ", ".join(missing["image"].head(NAMED)) + (", ..." if len(missing) > NAMED else "")
-        said.append(
-            f"{len(missing):,} of {len(table):,} images of {name} are missing ({names}; the first would be "
-            f"{missing['path'].iloc[0]}; all in {file}); download them, correct "
-            "data_root, or set missing_images: report."
-        )
-    broken = table[(found == readable.BROKEN).numpy()]
-    said += readable.reasons(broken["path"].head(NAMED))
-    if len(broken) > NAMED:
-        said.append(f"{len(broken):,} images of {name} are broken, of which {NAMED} are named here and all in {file}.")
-    return said
-
-
-def clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
-    """Return the CLIP of the study, fetched if it is a published one, and a Finding with its sha256."""
+def check_clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
+    """Return the study's CLIP, None if it cannot be used, and a Finding with its sha256. Downloads a published CLIP."""
     try:
-        loaded = load_clip(
-            study.path(values["clip_model"]), values["device"], values["precision"], values["preprocess"]
-        )
+        clip = load_clip(study.path(values["clip_model"]), values["device"], values["precision"], values["preprocess"])
     except (ValueError, ConnectionError, OSError) as problem:
         return None, Finding("CLIP", values["clip_model"], "not usable", (str(problem),))
-    sizes = f"{loaded.dimension} numbers an image, tokens of {loaded.width}"
-    return loaded, Finding("CLIP", "", f"{loaded.name} on {loaded.device}: {sizes}; sha256 {loaded.sha256}")
+    sizes = f"{clip.dimension} numbers per image, tokens of {clip.width}"
+    return clip, Finding("CLIP", "", f"{clip.name} on {clip.device}: {sizes}; sha256 {clip.sha256}")
 
 
-def models(values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
-    """Look at the other weights: a φ of a file, the language model, FTI4CIR's network or what its captions need."""
+def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
+    """Check the other weights: a pretrained φ, the language model, FTI4CIR's network or what its captions need."""
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
-    if loaded and "SEARLE" in methods and not is_trained(checkpoint):
-        yield _tried("φ", lambda: _phi(study, loaded, study.path(checkpoint)))
+    if clip and "SEARLE" in methods and not is_trained(checkpoint):
+        yield _try("φ", lambda: _phi(study, clip, study.path(checkpoint)))
     if _inverts(values) and not values["phrases_file"]:
-        yield _hub("language model", "language_model", study.path(values["language_model"]))
+        yield _hub_model("language model", "language_model", study.path(values["language_model"]))
     if "FTI4CIR" not in methods:
         return
     if values["fti_weights"]:
-        if loaded:
-            yield _tried("FTI4CIR's network", lambda: _fti(study, loaded, study.path(values["fti_weights"])))
+        if clip:
+            yield _try("FTI4CIR's network", lambda: _fti(study, clip, study.path(values["fti_weights"])))
     elif Path(study.path(values["captions_file"])).is_file():
-        yield _tried("captions", lambda: _captions(values, study))
+        yield _try("captions", lambda: _captions(values, study))
     else:
-        yield _hub("BLIP", "blip_model", study.path(values["blip_model"]))
-        there = importlib.util.find_spec("spacy") and importlib.util.find_spec("en_core_web_sm")
-        remedy = "run: pip install spacy && python -m spacy download en_core_web_sm."
-        problem = () if there else (f"splitting captions needs spaCy and its model; {remedy}",)
-        yield Finding("spaCy", "", "here" if there else "absent", problem)
+        yield _hub_model("BLIP", "blip_model", study.path(values["blip_model"]))
+        installed = importlib.util.find_spec("spacy") and importlib.util.find_spec("en_core_web_sm")
+        command = "pip install spacy && python -m spacy download en_core_web_sm"
+        problem = () if installed else (f"splitting captions needs spaCy and its model; run: {command}.",)
+        yield Finding("spaCy", "", "installed" if installed else "absent", problem)
 
 
-def brought(values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
-    """Look at the vocabulary, and at phrases, concepts and tokens that the user brings."""
+def check_user_files(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
+    """Check the vocabulary, and the user's files of phrases, concepts and OTI tokens."""
     if _inverts(values):
-        yield _tried("vocabulary", lambda: _vocabulary(study.path(values["vocabulary"]), values["world"] == "real"))
+        yield _try("vocabulary", lambda: _vocabulary(study.path(values["vocabulary"]), values["world"] == "real"))
     if values["phrases_file"] not in ("", "published"):
-        yield _tried("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
+        yield _try("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
+    if not clip:
+        return
     try:
-        lists = _reference_lists(values, study)
-    except (FileNotFoundError, ValueError):  # a problem of the data, of which `data` tells
+        lists = _lists_to_invert(values, study)
+    except (FileNotFoundError, ValueError):  # a problem of the data, which `check_data` states
         return
     for name, ids in lists.items():
-        yield from _brought_of(name, ids, values, study, loaded)
+        yield from _check_list(name, ids, values, study, clip)
 
 
-def _brought_of(name: str, ids: list[str], values: Mapping, study: Study, loaded: Backbone | None) -> Iterator[Finding]:
-    if not loaded:
-        return
+def _check_list(name: str, ids: list[str], values: Mapping, study: Study, clip: Backbone) -> Iterator[Finding]:
+    """Check the user's concepts and tokens of one list of images."""
     try:
-        csv = folders.find_concepts(study.path(values["concepts_root"]), name, loaded.name)
+        csv = folders.find_concepts(study.path(values["concepts_root"]), name, clip.name)
         folder = folders.find_tokens(study.path(values["oti_root"]), name)
     except (ValueError, OSError) as problem:
-        yield Finding(f"{name}: given", "", "not usable", (str(problem),))
+        yield Finding(f"{name}: user files", "", "not usable", (str(problem),))
         return
     if csv:
-        yield _tried(
-            f"{name}: concepts", lambda: f"{searle_files.read_concepts(csv, ids)[1].shape[1]} an image, of {csv.name}"
+        yield _try(
+            f"{name}: concepts", lambda: f"{searle_files.read_concepts(csv, ids)[1].shape[1]} per image, of {csv.name}"
         )
     if folder:
-        yield _tried(
-            f"{name}: tokens", lambda: f"{len(searle_files.read_tokens(folder, ids, loaded.width)[0]):,} of {folder}"
+        yield _try(
+            f"{name}: tokens", lambda: f"{len(searle_files.read_tokens(folder, ids, clip.width)[0]):,} of {folder}"
         )
 
 
-def _reference_lists(values: Mapping, study: Study) -> dict[str, list[str]]:
-    """Return the ids of every list of images that may be inverted."""
+def _lists_to_invert(values: Mapping, study: Study) -> dict[str, list[str]]:
+    """Return the ids of every list of images that OTI may invert."""
     lists = {}
+    root, policy, workers = data_root(values, study), values["missing_images"], values["workers"]
     if "SEARLE-OTI" in values["methods"]:
-        whole = benchmarks.load_all(
-            values["datasets"], data_root(values, study), values["evaluate"], values["fashioniq_gallery"]
-        )
-        splits = readable.only(study.store, whole, values["missing_images"], values["workers"])
+        splits = benchmarks.load_all(values["datasets"], root, values["evaluate"], values["fashioniq_gallery"])
+        splits = readable.drop_incomplete_queries(study.store, splits, policy, workers)
         lists = {f"{n}/references": list(benchmarks.reference_table(loaded)["image"]) for n, loaded in splits.items()}
     if plan.trains_phi(values["methods"], values["phi_checkpoint"]):
-        unlabeled = annotations.imagenet(data_root(values, study))
-        table = readable.of(study.store, IMAGENET, unlabeled, values["missing_images"], values["workers"])
+        table = readable.drop_unreadable(study.store, IMAGENET, annotations.imagenet(root), policy, workers)
         lists[IMAGENET] = list(table["image"])
     return lists
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
-    """Return a Finding of what `look` says, or of the sentence with which it refuses."""
-    try:
-        return Finding(what, "", look())
-    except (ValueError, OSError, Damaged) as problem:  # ConnectionError is an OSError
-        return Finding(what, "", "not usable", (str(problem),))
-
-
-def _count(what: str, found: int, published: int | None) -> Finding:
-    if published is None or found == published:
-        return Finding(what, "" if published is None else f"{published:,}", f"{found:,}")
-    remedy = f"{what}: there are {found:,} and the published data set has {published:,}; download its lists again."
-    return Finding(what, f"{published:,}", f"{found:,}", (remedy,))
-
-
-def _phi(study: Study, loaded: Backbone, checkpoint: str) -> str:
-    phi.bring(study.store, loaded, checkpoint)
-    return f"fits {loaded.name}; sha256 {file_sha256(phi.file_of(checkpoint))}"
-
-
-def _fti(study: Study, loaded: Backbone, path: str) -> str:
-    network.bring(study.store, loaded, path)
-    return f"fits {loaded.name}; sha256 {file_sha256(Path(path))}"
-
-
 def _inverts(values: Mapping) -> bool:
-    """Return whether vocabulary and phrases are needed; they are where oti_root cannot be used, which is a Finding."""
+    """Return whether the study needs vocabulary and phrases; True if oti_root is unusable, which is another Finding."""
     try:
         return bool(plan.images_to_invert(values))
     except (ValueError, OSError):
         return True
 
 
+def _try(subject: str, examine: Callable[[], str]) -> Finding:
+    """Return a Finding with the text that `examine` returns, or with the sentence of the error that it raises."""
+    try:
+        return Finding(subject, "", examine())
+    except (ValueError, OSError, DamagedArtefact) as problem:  # ConnectionError is an OSError
+        return Finding(subject, "", "not usable", (str(problem),))
+
+
+def _count(subject: str, number: int, published: int | None) -> Finding:
+    if published is None or number == published:
+        return Finding(subject, "" if published is None else f"{published:,}", f"{number:,}")
+    problem = f"{subject}: there are {number:,} and the published data set has {published:,}; download its lists again."
+    return Finding(subject, f"{published:,}", f"{number:,}", (problem,))
+
+
+def _count_complete(study: Study, benchmark: Benchmark, workers: int) -> str:
+    splits = {benchmark.split_name: [benchmark]}
+    complete = readable.drop_incomplete_queries(study.store, splits, "report", workers)[benchmark.split_name]
+    return "{} queries over {} images".format(*readable.counts(complete).iloc[0])
+
+
+def _unreadable(name: str, table: pd.DataFrame, verdicts: Tensor, file: Path) -> list[str]:
+    """Return one sentence about all missing images, and one about each of the first broken images."""
+    sentences, missing = [], table[(verdicts == readable.MISSING).numpy()]
+    if len(missing):
+        names = ", ".join(missing["image"].head(NAMED)) + (", ..." if len(missing) > NAMED else "")
+        sentences.append(
+            f"{len(missing):,} of {len(table):,} images of {name} are missing ({names}; the first should be "
+            f"{missing['path'].iloc[0]}; {file} lists all); download them, correct data_root, or set missing_images: "
+            "report."
+        )
+    broken = table[(verdicts == readable.BROKEN).numpy()]
+    sentences += readable.explain(broken["path"].head(NAMED))
+    if len(broken) > NAMED:
+        sentences.append(
+            f"{len(broken):,} images of {name} are broken, and {NAMED} of them are named here; download again all that "
+            f"{file} lists."
+        )
+    return sentences
+
+
+def _phi(study: Study, clip: Backbone, checkpoint: str) -> str:
+    phi.import_phi(study.store, clip, checkpoint)
+    return f"fits {clip.name}; sha256 {file_sha256(phi.fetch_checkpoint(checkpoint))}"
+
+
+def _fti(study: Study, clip: Backbone, path: str) -> str:
+    network.import_network(study.store, clip, path)
+    return f"fits {clip.name}; sha256 {file_sha256(Path(path))}"
+
+
 def _captions(values: Mapping, study: Study) -> str:
     ids = list(annotations.imagenet(data_root(values, study))["image"])
-    read = captions.read(study.path(values["captions_file"]), ids, values["caption_split"])
-    return f"{len(read.ids):,} of {len(ids):,} images"
+    pairs = captions.read(study.path(values["captions_file"]), ids, values["caption_split"])
+    return f"{len(pairs.ids):,} of {len(ids):,} images"
 
 
 def _vocabulary(path: str, real: bool) -> str:
@@ -243,7 +263,7 @@ def _vocabulary(path: str, real: bool) -> str:
     if real and len(names) != VOCABULARY_SIZE:
         raise ValueError(
             f"{path} has {len(names):,} names and Open Images V7 has {VOCABULARY_SIZE:,}; download "
-            "oidv7-class-descriptions.csv again, or leave it if another vocabulary is meant."
+            "oidv7-class-descriptions.csv again, or ignore this if another vocabulary is intended."
         )
     return f"{len(names):,} names"
 
@@ -253,12 +273,12 @@ def _phrases(path: Path) -> str:
     return f"{len(table):,} phrases about {table['concept'].nunique():,} concepts; sha256 {file_sha256(path)}"
 
 
-def _hub(what: str, parameter: str, name: str) -> Finding:
-    """Look whether a model is a folder here, or in the hub's cache, and take the sha256 of its weights."""
+def _hub_model(subject: str, parameter: str, name: str) -> Finding:
+    """Check that a model is a folder, or is in the Hugging Face hub's cache, and compute the sha256 of its weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    folder, said = Path(name), name
+    folder, label = Path(name), name
     if not folder.is_dir():
         repository, _, revision = name.partition("@")
         try:
@@ -266,10 +286,10 @@ def _hub(what: str, parameter: str, name: str) -> Finding:
         except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
             command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
             problem = f"{parameter} {name} is neither a folder nor in the hub's cache; run: {command}."
-            return Finding(what, name, "absent", (problem,))
-        said = f"{repository} at {folder.name}"
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin")]
+            return Finding(subject, name, "absent", (problem,))
+        label = f"{repository} at {folder.name}"
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin")]
     if not files:
         problem = f"{parameter} {name} has no weights in {folder} (*.safetensors or *.bin); download it again."
-        return Finding(what, name, "no weights", (problem,))
-    return Finding(what, "", f"{said}; sha256 of {files[0].name} {file_sha256(files[0])}")
+        return Finding(subject, name, "no weights", (problem,))
+    return Finding(subject, "", f"{label}; sha256 of {files[0].name} {file_sha256(files[0])}")

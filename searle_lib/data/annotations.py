@@ -1,7 +1,6 @@
-"""The files of FashionIQ, CIRR, CIRCO and ImageNet as tables: the queries of a split, and the images of a gallery.
+"""Read the annotation files of FashionIQ, CIRR, CIRCO and ImageNet-1K as tables of queries and of gallery images.
 
-Folder layouts and file forms are the real ones (searle.md, sections 5 and 9). What the three have in common, and how
-they are scored, stands in `benchmarks`.
+Takes a data root with the published folders and files. `benchmarks` joins the tables, and says how each is scored.
 """
 
 import json
@@ -11,21 +10,24 @@ import pandas as pd
 
 
 def queries(dataset: str, data_root: Path, split: str, category: str) -> pd.DataFrame:
-    """A split's queries: columns query, reference, sentences, target, ground_truths, group, aspects.
+    """Read the queries of a split: columns query, reference, sentences, target, ground_truths, group, aspects.
 
-    Where a split keeps its targets secret, target is "" and ground_truths empty. Raises FileNotFoundError for a folder
-    or file that is not there, ValueError for a file that is no JSON and for an entry without a key it needs.
+    If the targets of a split are secret, target is "" and ground_truths is empty.
+
+    Raises:
+        FileNotFoundError: if a folder or file does not exist.
+        ValueError: if a file is not JSON, or an entry does not have a key.
     """
-    return _QUERIES[dataset](_existing(Path(data_root) / FOLDERS[dataset]), split, category)
+    return _QUERIES[dataset](_require_folder(Path(data_root) / FOLDERS[dataset]), split, category)
 
 
 def gallery(dataset: str, data_root: Path, split: str, category: str) -> pd.DataFrame:
-    """A split's images in ranking order: columns image and path. Raises as `queries` does."""
-    return _GALLERIES[dataset](_existing(Path(data_root) / FOLDERS[dataset]), split, category)
+    """Read the gallery of a split, in ranking order: columns image and path. Raises as `queries` does."""
+    return _GALLERIES[dataset](_require_folder(Path(data_root) / FOLDERS[dataset]), split, category)
 
 
 def image_list(dataset: str, data_root: Path, split: str, category: str) -> Path:
-    """The file that lists a gallery."""
+    """Return the path of the file that lists a gallery."""
     folder = Path(data_root) / FOLDERS[dataset]
     return {
         "fashioniq": folder / "image_splits" / f"split.{category}.{split}.json",
@@ -35,20 +37,24 @@ def image_list(dataset: str, data_root: Path, split: str, category: str) -> Path
 
 
 def imagenet(data_root: Path) -> pd.DataFrame:
-    """The unlabeled pictures of ImageNet-1K test as a table with columns image and path, sorted by name."""
-    folder = _existing(Path(data_root) / "ImageNet1K" / "test")
+    """List the unlabeled images of ImageNet-1K test, sorted by name: columns image and path.
+
+    Raises FileNotFoundError if the folder does not exist or holds no images.
+    """
+    folder = _require_folder(Path(data_root) / "ImageNet1K" / "test")
     paths = sorted(folder.rglob("*.JPEG"))
     if not paths:
-        raise FileNotFoundError(
-            f"{folder} holds no .JPEG pictures; unpack ImageNet-1K test there, or correct data_root."
-        )
-    return _table([(path.stem, path) for path in paths])
+        raise FileNotFoundError(f"{folder} holds no .JPEG images; unpack ImageNet-1K test there, or correct data_root.")
+    return _image_table([(path.stem, path) for path in paths])
 
 
 def fashioniq_entries(data_root: Path, split: str, category: str) -> list[dict]:
-    """The entries of FashionIQ's caption file as they are, each with both its captions."""
+    """Read the entries of a caption file of FashionIQ, unchanged.
+
+    Raises as `queries` does, and ValueError if an entry does not have two captions.
+    """
     source = Path(data_root) / FOLDERS["fashioniq"] / "captions" / f"cap.{category}.{split}.json"
-    entries = _json(source)
+    entries = _read_json(source)
     for row, entry in enumerate(entries):
         _, _, captions = _fields(source, row, entry, "candidate", "target", "captions")
         if len(captions) != 2:
@@ -66,12 +72,12 @@ def _fashioniq(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 
 def _fashioniq_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
-    names = _json(image_list("fashioniq", folder.parent, split, category))
-    return _table([(name, _jpg_or_png(folder / "images" / name)) for name in names])
+    names = _read_json(image_list("fashioniq", folder.parent, split, category))
+    return _image_table([(name, _jpg_or_png(folder / "images" / name)) for name in names])
 
 
 def _jpg_or_png(stem: Path) -> Path:
-    """A picture's file: collections of FashionIQ's pictures differ in their form. The .jpg where there is neither."""
+    """Return the .png if only that exists, else the .jpg: downloads of FashionIQ's images differ in their format."""
     jpg, png = stem.with_name(stem.name + ".jpg"), stem.with_name(stem.name + ".png")
     return png if png.exists() and not jpg.exists() else jpg
 
@@ -79,7 +85,7 @@ def _jpg_or_png(stem: Path) -> Path:
 def _cirr(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = folder / "cirr" / "captions" / f"cap.rc2.{split}.json"
     rows = []
-    for row, entry in enumerate(_json(source)):
+    for row, entry in enumerate(_read_json(source)):
         pair, reference, caption, group = _fields(source, row, entry, "pairid", "reference", "caption", "img_set")
         (members,) = _fields(source, row, group, "members")
         (target,) = _fields(source, row, entry, "target_hard") if split == "val" else ("",)
@@ -89,14 +95,14 @@ def _cirr(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 
 def _cirr_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
-    paths = _json(image_list("cirr", folder.parent, split, category), dict)
-    return _table([(name, folder / path) for name, path in paths.items()])
+    paths = _read_json(image_list("cirr", folder.parent, split, category), dict)
+    return _image_table([(name, folder / path) for name, path in paths.items()])
 
 
 def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = folder / "annotations" / f"{split}.json"
     rows = []
-    for row, entry in enumerate(_json(source)):
+    for row, entry in enumerate(_read_json(source)):
         query, reference, caption = _fields(source, row, entry, "id", "reference_img_id", "relative_caption")
         target, truths, aspects = "", [], []
         if split == "val":
@@ -104,7 +110,7 @@ def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
             if target not in truths:
                 raise ValueError(
                     f"entry {row} of {source} has target_img_id {target}, which is not among its gt_img_ids; download "
-                    "it again."
+                    "the file again."
                 )
         rows.append(_query(query, reference, [caption], target, truths, aspects=aspects))
     return pd.DataFrame(rows)
@@ -112,9 +118,9 @@ def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
 
 def _circo_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = image_list("circo", folder.parent, split, category)
-    (listed,) = _fields(source, 0, _json(source, dict), "images")
-    pictures = folder / "COCO2017_unlabeled" / "unlabeled2017"
-    return _table([(str(image["id"]), pictures / image["file_name"]) for image in listed])
+    (entries,) = _fields(source, 0, _read_json(source, dict), "images")
+    image_folder = folder / "COCO2017_unlabeled" / "unlabeled2017"
+    return _image_table([(str(image["id"]), image_folder / image["file_name"]) for image in entries])
 
 
 FOLDERS = {"fashioniq": "FashionIQ", "cirr": "CIRR", "circo": "CIRCO"}
@@ -134,35 +140,35 @@ def _query(query, reference, sentences, target, truths, group=(), aspects=()) ->
     }
 
 
-def _table(images: list[tuple[str, Path]]) -> pd.DataFrame:
+def _image_table(images: list[tuple[str, Path]]) -> pd.DataFrame:
     return pd.DataFrame({"image": [image for image, _ in images], "path": [str(path) for _, path in images]})
 
 
-def _existing(folder: Path) -> Path:
+def _require_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"data folder {folder} does not exist; put the data set there, or correct data_root.")
     return folder
 
 
-def _json(path: Path, kind: type = list):
-    """A file's content, a list or a dictionary. Raises FileNotFoundError or ValueError."""
+def _read_json(path: Path, kind: type = list):
+    """Read a file that holds a list or a dictionary. Raises FileNotFoundError or ValueError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate or its set "
-            "out of datasets."
+            f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate or its data "
+            "set out of datasets."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ValueError(f"{path} is not valid JSON ({problem}); download it again.") from problem
     if not isinstance(content, kind) or not content:
-        what = "nothing" if not content else f"a {type(content).__name__}"
-        raise ValueError(f"{path} holds {what}, not a {kind.__name__}; download it again.")
+        actual = "nothing" if not content else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds {actual}, not a {kind.__name__}; download it again.")
     return content
 
 
 def _fields(path: Path, row: int, entry: dict, *names: str) -> list:
     missing = [name for name in names if name not in entry]
     if missing:
-        raise ValueError(f"entry {row} of {path} has no key {missing[0]}; download it again, or add the key.")
+        raise ValueError(f"entry {row} of {path} has no key {missing[0]}; download the file again, or add the key.")
     return [entry[name] for name in names]

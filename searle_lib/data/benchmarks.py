@@ -1,7 +1,7 @@
 """FashionIQ, CIRR and CIRCO in one form: a gallery and queries, as tables.
 
-Everything in which the three benchmarks differ once their files are read (`annotations`) stands in PROTOCOLS. Notebook
-02_concepts keeps the benchmarks of a study; later ones read what it kept, and so cannot disagree about it.
+Takes a data root and returns benchmarks. PROTOCOLS holds all differences between the data sets that `annotations` does
+not remove. Notebook 02_concepts keeps the benchmarks of a study, and later notebooks read them.
 """
 
 import json
@@ -16,7 +16,8 @@ from searle_lib.data import annotations
 from searle_lib.store.artefacts import digest, write_json
 from searle_lib.store.records import Study
 
-EXAMPLE_FROM, EXAMPLE_ROW = ("circo", "cirr", "fashioniq"), 3  # data sets in order, and the query's row
+EXAMPLE_DATASETS = ("circo", "cirr", "fashioniq")  # the running example is a query of the first that a study has
+EXAMPLE_ROW = 3
 IMAGENET = "imagenet/test"  # the list of unlabeled images
 IMAGE_LISTS = ("unlabeled", "references")  # kinds of images that may get pseudo-words of their own
 EVALUATE = ("validation", "test")
@@ -25,9 +26,15 @@ FASHIONIQ_GALLERIES = ("split", "union")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark is scored.
+    """How a data set is scored.
 
-    `metrics` pairs each metric with the category under which published tables list it ("" for the query's own).
+    Args:
+        title: the name of the data set.
+        categories: the categories that have galleries of their own.
+        validation: the split with public targets.
+        submission: the split that a server scores, or None.
+        excludes_reference: whether the reference takes no rank.
+        metrics: each metric with the category of its column in published tables, "" for the query's own.
     """
 
     title: str
@@ -64,12 +71,12 @@ PROTOCOLS = {
         metrics=tuple((f"mAP@{k}", "") for k in (5, 10, 25, 50)) + tuple((f"R@{k}", "") for k in (5, 10, 25, 50)),
     ),
 }
-RELEASES = {  # what to do when queries and image list do not belong together
+REMEDIES = {  # what to do if the queries do not belong to the image list
     "fashioniq": "download captions and image_splits of one release",
     "cirr": "download captions and image_splits of one release, rc2",
     "circo": "it must be COCO's image_info_unlabeled2017.json, of 123,403 images: download it again",
 }
-SIZES = {  # queries and gallery images of the published data sets (searle.md, section 5)
+SIZES = {  # queries and gallery images of the published data sets (docs/method.md, "Evaluation")
     "fashioniq/val/dress": (2017, 3817),
     "fashioniq/val/shirt": (2038, 6346),
     "fashioniq/val/toptee": (1961, 5373),
@@ -88,99 +95,96 @@ IMAGENET_SIZE = 100_000
 class Benchmark:
     """One category of one split.
 
-    gallery: columns image, path, in ranking order. queries: columns query, reference, sentences (complete modifying
-    sentences; their features are averaged), target, ground_truths, group, aspects. Where a split keeps its targets
-    secret, target is "" and ground_truths empty. `whole` is how many queries and gallery images the data set has, of
-    which some may have been left out.
+    Args:
+        dataset: fashioniq, cirr or circo.
+        split: as in val.
+        category: as in dress, or all.
+        gallery_name: the name of the gallery, which several benchmarks may share.
+        gallery: columns image and path, in ranking order.
+        queries: columns query, reference, sentences, target, ground_truths, group and aspects. Sentences are forms of
+            one relative caption; their features are averaged. If targets are secret, target is "" and ground_truths
+            is empty.
+        full_size: how many queries and gallery images the data set has, before unreadable images are dropped.
     """
 
     dataset: str
     split: str
     category: str
-    images: str
+    gallery_name: str
     gallery: pd.DataFrame
     queries: pd.DataFrame
-    whole: tuple[int, int]
+    full_size: tuple[int, int]
 
     @property
     def protocol(self) -> Protocol:
-        """The row of PROTOCOLS that says how this benchmark is scored."""
+        """How this benchmark is scored."""
         return PROTOCOLS[self.dataset]
 
     @property
-    def of_split(self) -> str:
-        """As in "cirr/val": data set and split, without the category."""
+    def split_name(self) -> str:
+        """Data set and split, without the category, as in "cirr/val"."""
         return f"{self.dataset}/{self.split}"
 
     @property
     def is_scored(self) -> bool:
-        """Whether its targets are known, so that it is scored here and not by a server."""
+        """Whether its targets are public, so that it is scored here and not by a server."""
         return self.split == self.protocol.validation
 
     @property
     def name(self) -> str:
-        """As in "cirr/val", or "fashioniq/val/dress" where there are several categories."""
+        """As in "cirr/val", or in "fashioniq/val/dress" if there are several categories."""
         return name_of(self.dataset, self.split, self.category)
 
     @property
-    def there(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:
         """How many of its queries and gallery images are in the study."""
         return len(self.queries), len(self.gallery)
 
     @property
-    def evaluated_on(self) -> str:
-        """How much of the data set is evaluated, "n of N" queries and images, and which gallery FashionIQ has."""
-        (queries, images), (all_queries, all_images) = self.there, self.whole
-        counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
-        if len(self.protocol.categories) == 1:
-            return counts
-        return counts + (" (union gallery)" if self.images.endswith("-union") else " (split gallery)")
-
-    @property
     def key(self) -> str:
-        """Stands for the queries and the gallery's ids, in order."""
+        """Hash of the queries and the gallery's ids, in order."""
         return digest([self.queries.to_dict("records"), list(self.gallery["image"])])
 
 
 @dataclass(frozen=True)
 class Example:
-    """One query that all notebooks follow: a row of a benchmark's queries."""
+    """The running example of a study: one row of a benchmark's queries."""
 
     benchmark: Benchmark
     row: int
 
     @property
     def query(self) -> pd.Series:
-        """The query's row: reference, sentences, target, ground_truths."""
+        """The row of the query."""
         return self.benchmark.queries.iloc[self.row]
 
     @property
-    def images(self) -> str:
-        """The list of images that holds the reference."""
-        return f"{self.benchmark.of_split}/references"
+    def list_name(self) -> str:
+        """The name of the list of images that holds the reference."""
+        return f"{self.benchmark.split_name}/references"
 
-    def list_in(self, lists: Iterable[str]) -> str:
-        """Return the list of images that holds the reference if it is among `lists`, else the first of them."""
+    def pick_list(self, lists: Iterable[str]) -> str:
+        """Return the name of the list that holds the reference if it is in `lists`, else the first name."""
         lists = list(lists)
-        return self.images if self.images in lists else lists[0]
+        return self.list_name if self.list_name in lists else lists[0]
 
 
 def example(benchmarks: Iterable[Benchmark]) -> Example:
     """Return the running example of a study: a query of CIRCO's validation split, else of CIRR's or FashionIQ's.
 
-    A study without a validation split takes a query of a test split, whose target is secret.
+    A study without a validation split uses a query of a test split, which has a secret target.
     """
-    order = {dataset: place for place, dataset in enumerate(EXAMPLE_FROM)}
+    order = {dataset: place for place, dataset in enumerate(EXAMPLE_DATASETS)}
     benchmark = min(benchmarks, key=lambda one: (not one.is_scored, order[one.dataset]))
     return Example(benchmark, min(EXAMPLE_ROW, len(benchmark.queries) - 1))
 
 
 def first_example(data_root: Path) -> Example:
-    """Return the example of a data root before a study has decided on its data sets.
+    """Return the running example of a data root, for a study without benchmarks yet.
 
-    Raises FileNotFoundError when no data set lies there.
+    Raises FileNotFoundError if the data root holds no data set.
     """
-    for dataset in EXAMPLE_FROM:
+    for dataset in EXAMPLE_DATASETS:
         if (Path(data_root) / annotations.FOLDERS[dataset]).is_dir():
             return example(load(dataset, data_root, PROTOCOLS[dataset].validation))
     raise FileNotFoundError(
@@ -189,21 +193,27 @@ def first_example(data_root: Path) -> Example:
 
 
 def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "split") -> list[Benchmark]:
-    """A benchmark's split, one Benchmark for each category.
+    """Load a split of a data set, one Benchmark for each category.
 
-    FashionIQ's gallery is all images of the split, or the union of its queries' references and targets.
+    Args:
+        dataset: fashioniq, cirr or circo.
+        data_root: the folder of the data sets.
+        split: a validation or submission split of PROTOCOLS.
+        fashioniq_gallery: split, all images of the split, or union, the references and targets of its queries.
 
-    Raises ValueError for a dataset or split that does not exist, FileNotFoundError for a folder or file that is not
-    there, ValueError for an entry without a key it needs or with an image that is in no gallery.
+    Raises:
+        FileNotFoundError: if a folder or file does not exist.
+        ValueError: if the data set or split is unknown, an entry does not have a key, or the gallery does not hold an
+            image of a query.
     """
     if dataset not in PROTOCOLS:
         raise ValueError(f"there is no dataset {dataset}; datasets may name {', '.join(PROTOCOLS)}.")
     if fashioniq_gallery not in FASHIONIQ_GALLERIES:
         raise ValueError(f"fashioniq_gallery is {fashioniq_gallery}; it must be {' or '.join(FASHIONIQ_GALLERIES)}.")
     protocol = PROTOCOLS[dataset]
-    splits = [s for s in (protocol.validation, protocol.submission) if s]
+    splits = [name for name in (protocol.validation, protocol.submission) if name]
     if split not in splits:
-        raise ValueError(f"{protocol.title} has no split {split} here; it has {' and '.join(splits)}.")
+        raise ValueError(f"{protocol.title} has no split {split}; use {' or '.join(splits)}.")
     return [_load(dataset, Path(data_root), split, category, fashioniq_gallery) for category in protocol.categories]
 
 
@@ -213,25 +223,33 @@ def load_all(
     evaluate: Sequence[str] = EVALUATE,
     fashioniq_gallery: str = "split",
 ) -> dict[str, list[Benchmark]]:
-    """The splits of each dataset by "dataset/split": those that are scored ("validation"), and those that a server
-    scores ("test"). Raises as `load` does, and ValueError where there is nothing to evaluate."""
-    named = names(datasets, evaluate)
-    if not named:
+    """Load the evaluated splits of several data sets, by name as in "cirr/val".
+
+    Args:
+        datasets: data sets of PROTOCOLS.
+        data_root: the folder of the data sets.
+        evaluate: validation, the splits that are scored here, and test, those that a server scores.
+        fashioniq_gallery: split or union.
+
+    Raises as `load` does, and ValueError if there is nothing to evaluate.
+    """
+    splits = evaluated_splits(datasets, evaluate)
+    if not splits:
         raise ValueError(
             f"datasets {list(datasets)} and evaluate {list(evaluate)} leave nothing to evaluate; FashionIQ has no test "
             "server, so add validation, CIRR or CIRCO."
         )
-    return {f"{d}/{s}": load(d, data_root, s, fashioniq_gallery) for d, s in named}
+    return {f"{d}/{s}": load(d, data_root, s, fashioniq_gallery) for d, s in splits}
 
 
-def names(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[tuple[str, str]]:
-    """Pairs of dataset and split that a study evaluates. Raises ValueError for an unknown dataset."""
+def evaluated_splits(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[tuple[str, str]]:
+    """Return the pairs of data set and split that a study evaluates. Raises ValueError for an unknown name."""
     unknown = [dataset for dataset in datasets if dataset not in PROTOCOLS]
     if unknown:
         raise ValueError(f"there is no dataset {unknown[0]}; datasets may name {', '.join(PROTOCOLS)}.")
-    wrong = [kind for kind in evaluate if kind not in EVALUATE]
-    if wrong:
-        raise ValueError(f"evaluate holds {wrong[0]!r}; it must be {' or '.join(EVALUATE)}.")
+    unknown = [kind for kind in evaluate if kind not in EVALUATE]
+    if unknown:
+        raise ValueError(f"evaluate holds {unknown[0]!r}; it must be {' or '.join(EVALUATE)}.")
     pairs = []
     for dataset in datasets:
         splits = dict(zip(EVALUATE, (PROTOCOLS[dataset].validation, PROTOCOLS[dataset].submission), strict=True))
@@ -240,25 +258,26 @@ def names(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[t
 
 
 def name_of(dataset: str, split: str, category: str) -> str:
-    """As in "cirr/val", or "fashioniq/val/dress" where there are several categories."""
+    """Return a benchmark's name, as in "cirr/val", or in "fashioniq/val/dress" if there are several categories."""
     return f"{dataset}/{split}" + (f"/{category}" if len(PROTOCOLS[dataset].categories) > 1 else "")
 
 
-def by_split(benchmarks: Iterable[Benchmark]) -> dict[str, list[Benchmark]]:
+def group_by_split(benchmarks: Iterable[Benchmark]) -> dict[str, list[Benchmark]]:
     """Return the benchmarks of each split, by name as in "cirr/val"."""
     splits: dict[str, list[Benchmark]] = {}
     for benchmark in benchmarks:
-        splits.setdefault(benchmark.of_split, []).append(benchmark)
+        splits.setdefault(benchmark.split_name, []).append(benchmark)
     return splits
 
 
 def keep(study: Study, benchmarks: Iterable[Benchmark], data_root: Path) -> None:
-    """Keep benchmarks, paths of pictures below the data root, for the notebooks that `read` them."""
+    """Keep benchmarks for `read` in later notebooks, with image paths relative to the data root."""
     for benchmark in benchmarks:
         gallery = benchmark.gallery.assign(
             path=[os.path.relpath(path, data_root) for path in benchmark.gallery["path"]]
         )
-        names = {name: getattr(benchmark, name) for name in ("dataset", "split", "category", "images", "whole")}
+        names = {name: getattr(benchmark, name) for name in ("dataset", "split", "category")}
+        names |= {"images": benchmark.gallery_name, "whole": benchmark.full_size}
         facts = names | {"queries": benchmark.key, "paths": digest(list(gallery["path"]))}
 
         def make(folder: Path, benchmark=benchmark, gallery=gallery, names=names) -> None:
@@ -270,7 +289,7 @@ def keep(study: Study, benchmarks: Iterable[Benchmark], data_root: Path) -> None
 
 
 def read(study: Study) -> list[Benchmark]:
-    """Return the benchmarks of a study, as 02_concepts kept them, in order."""
+    """Return the benchmarks of a study that 02_concepts kept, in order."""
     data_root = study.settings("02_concepts")["data_root"]
     root = Path(study.path(data_root))
 
@@ -280,40 +299,42 @@ def read(study: Study) -> list[Benchmark]:
         for column in ("sentences", "ground_truths", "group", "aspects"):
             queries[column] = queries[column].map(list)
         gallery["path"] = [str(root / path) for path in gallery["path"]]
-        return Benchmark(**names | {"whole": tuple(names["whole"])}, gallery=gallery, queries=queries)
+        gallery_name, full_size = names.pop("images"), tuple(names.pop("whole"))
+        return Benchmark(**names, gallery_name=gallery_name, gallery=gallery, queries=queries, full_size=full_size)
 
     return [artefact.read(load) for artefact in study.artefacts("02_concepts", "benchmarks").values()]
 
 
-def reference_table(loaded: list[Benchmark]) -> pd.DataFrame:
-    """A split's reference images, each once, in order of first use, as a table with columns image and path."""
-    paths = {image: path for b in loaded for image, path in zip(b.gallery["image"], b.gallery["path"], strict=True)}
-    images = dict.fromkeys(reference for benchmark in loaded for reference in benchmark.queries["reference"])
+def reference_table(benchmarks: Sequence[Benchmark]) -> pd.DataFrame:
+    """Return the reference images of a split, each once, in order of first use: columns image and path."""
+    galleries = [benchmark.gallery for benchmark in benchmarks]
+    paths = {image: path for table in galleries for image, path in zip(table["image"], table["path"], strict=True)}
+    images = dict.fromkeys(reference for benchmark in benchmarks for reference in benchmark.queries["reference"])
     return pd.DataFrame({"image": list(images), "path": [paths[image] for image in images]})
 
 
-def images_of(queries: pd.DataFrame) -> pd.Series:
-    """The images that each query names: its reference, its ground truths and its group."""
+def named_images(queries: pd.DataFrame) -> pd.Series:
+    """Return the images that each query names: its reference, its ground truths and its group."""
     columns = zip(queries["reference"], queries["ground_truths"], queries["group"], strict=True)
-    named = [[reference, *truths, *group] for reference, truths, group in columns]
-    return pd.Series(named, index=queries["query"], dtype=object)
+    images = [[reference, *truths, *group] for reference, truths, group in columns]
+    return pd.Series(images, index=queries["query"], dtype=object)
 
 
 def _load(dataset: str, data_root: Path, split: str, category: str, fashioniq_gallery: str) -> Benchmark:
     queries = annotations.queries(dataset, data_root, split, category)
     gallery = annotations.gallery(dataset, data_root, split, category)
-    images = "circo/unlabeled" if dataset == "circo" else name_of(dataset, split, category)
-    known = set(gallery["image"])
-    for query, named in images_of(queries).items():
-        absent = next((image for image in named if image not in known), None)
+    gallery_name = "circo/unlabeled" if dataset == "circo" else name_of(dataset, split, category)
+    gallery_ids, query_images = set(gallery["image"]), named_images(queries)
+    for query, images in query_images.items():
+        absent = next((image for image in images if image not in gallery_ids), None)
         if absent is not None:
             source = annotations.image_list(dataset, data_root, split, category)
             raise ValueError(
                 f"query {query} of {name_of(dataset, split, category)} names image {absent}, which is not among the "
-                f"{len(gallery):,} of {source}; {RELEASES[dataset]}."
+                f"{len(gallery):,} of {source}; {REMEDIES[dataset]}."
             )
     if dataset == "fashioniq" and fashioniq_gallery == "union":
-        used = {image for named in images_of(queries) for image in named}
-        gallery = gallery[gallery["image"].isin(used)].reset_index(drop=True)
-        images += "-union"
-    return Benchmark(dataset, split, category, images, gallery, queries, (len(queries), len(gallery)))
+        union = {image for images in query_images for image in images}
+        gallery = gallery[gallery["image"].isin(union)].reset_index(drop=True)
+        gallery_name += "-union"
+    return Benchmark(dataset, split, category, gallery_name, gallery, queries, (len(queries), len(gallery)))

@@ -1,6 +1,7 @@
-"""Pictures from disk to the pixels CLIP takes: safe reading and both preprocessings (searle.md section 6).
+"""Images from disk to CLIP's input pixels: reading, both preprocessings, and batches.
 
-A picture that is missing or broken ends the work with its name; nothing is skipped.
+Takes paths and returns pixels [N, 3, size, size]. An image that is missing or broken raises an error with its path;
+nothing is skipped. Source: docs/method.md, "Images".
 """
 
 from collections import deque
@@ -23,14 +24,16 @@ TARGET_RATIO = 1.25
 
 
 def read(path: Path) -> Image.Image:
-    """The decoded picture, in the mode it is stored in.
+    """Read and decode an image, in the mode of the file.
 
-    Raises FileNotFoundError or ValueError, in one sentence that names the file, when it is missing or broken.
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file cannot be decoded.
     """
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
+        with Image.open(path) as image:
+            image.load()
+            return image
     except FileNotFoundError:
         raise FileNotFoundError(
             f"image {path} does not exist; download it, correct data_root, or set missing_images: report."
@@ -43,41 +46,44 @@ def read(path: Path) -> Image.Image:
         ) from problem
 
 
-def target_pad(picture: Image.Image, ratio: float = TARGET_RATIO) -> Image.Image:
-    """The picture with its short side padded in black, both ends alike, until long/short is at most `ratio`.
+def target_pad(image: Image.Image, ratio: float = TARGET_RATIO) -> Image.Image:
+    """Pad the short side of an image in black, both ends alike, until long/short is at most `ratio`.
 
-    Padded in the picture's own mode, as the authors do: a palette or alpha image before its conversion to RGB.
+    The image is padded in its own mode, as the authors do: a palette or alpha image before its conversion to RGB.
     """
-    width, height = picture.size
+    width, height = image.size
     if max(width, height) / min(width, height) < ratio:
-        return picture
+        return image
     short = max(width, height) / ratio
     horizontal, vertical = max(int((short - width) / 2), 0), max(int((short - height) / 2), 0)
-    return ImageOps.expand(picture, (horizontal, vertical, horizontal, vertical), fill=0)
+    return ImageOps.expand(image, (horizontal, vertical, horizontal, vertical), fill=0)
 
 
-def to_pixels(picture: Image.Image, size: int, preprocess: str) -> Tensor:
-    """CLIP's input [3, size, size] float32: pad (targetpad only), resize the short side, centre-crop, normalise.
+def to_pixels(image: Image.Image, size: int, preprocess: str) -> Tensor:
+    """Turn an image into CLIP's input [3, size, size] float32.
 
-    Raises ValueError for a preprocessing other than targetpad and clip.
+    Pad (targetpad only), resize the short side, crop the centre, convert to RGB, normalise.
+
+    Raises:
+        ValueError: if preprocess is neither targetpad nor clip.
     """
     if preprocess not in PREPROCESSINGS:
         raise ValueError(f"preprocess is {preprocess}; it must be targetpad or clip.")
-    picture = target_pad(picture) if preprocess == "targetpad" else picture
-    picture = T.resize(picture, [size], interpolation=T.InterpolationMode.BICUBIC)
-    picture = T.center_crop(picture, [size, size]).convert("RGB")
-    return T.normalize(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True), MEAN, STD)
+    image = target_pad(image) if preprocess == "targetpad" else image
+    image = T.resize(image, [size], interpolation=T.InterpolationMode.BICUBIC)
+    image = T.center_crop(image, [size, size]).convert("RGB")
+    return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), MEAN, STD)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads images in batches of `batch_size`, decoded by `workers` threads; neither changes a result."""
+    """Read images in batches of `batch_size`, decoded by `workers` threads; neither changes a result."""
 
     batch_size: int = 256
     workers: int = 2
 
     def batches(self, paths: Sequence[Path], size: int, preprocess: str) -> Iterator[Tensor]:
-        """Yield the pixels [B, 3, size, size] of the images in order, decoded one batch ahead. Raises as `read` does."""
+        """Yield the pixels [B, 3, size, size] of images in order, decoded one batch ahead. Raises as `read` does."""
         parts = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)]
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             submitted = deque()
@@ -93,6 +99,6 @@ DEFAULT_READER = Reader()
 
 
 def reader(study: Study) -> Reader:
-    """Return the reader with a study's batch size and threads, as 02_concepts decided."""
+    """Return a reader with the batch size and the threads of 02_concepts."""
     values = study.settings("02_concepts")
     return Reader(values["image_batch_size"], values["workers"])

@@ -1,8 +1,8 @@
-"""Which images can be read: every one decoded once, the verdict kept, and what follows for a study with gaps.
+"""Decode every image once to find missing and broken ones, and drop them and their queries from a study.
 
-FashionIQ's links rot, so that only part of its images can still be had. With `missing_images: error` the first image
-that is missing or broken ends the work; with `report` it leaves the gallery, and with it every query that names it as
-reference, ground truth or member of its group.
+Many of FashionIQ's links are dead, so only part of its images can still be downloaded. With `missing_images: error` the
+first missing or broken image stops the study. With `report` it is dropped from the gallery, together with every query
+that names it as reference, ground truth or group member. Takes and returns tables of images, and benchmarks.
 """
 
 import hashlib
@@ -17,10 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searle_lib.data import annotations, images
+from searle_lib.data.benchmarks import (
+    IMAGENET,
+    Benchmark,
+    group_by_split,
+    keep,
+    load_all,
+    named_images,
+    reference_table,
+)
+from searle_lib.data.benchmarks import read as read_benchmarks
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store
-from searle_lib.data.benchmarks import IMAGENET, Benchmark, by_split, images_of, keep, load_all, reference_table
-from searle_lib.data.benchmarks import read as read_benchmarks
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -29,38 +37,53 @@ GOOD, MISSING, BROKEN = range(3)
 SHARD = 4096
 
 
-def verdicts(store: Store, name: str, table: pd.DataFrame, workers: int = 2) -> Tensor:
-    """GOOD, MISSING or BROKEN [N] uint8 for each image of a table with columns image and path, kept in the store.
+def check_images(store: Store, name: str, table: pd.DataFrame, workers: int = 2) -> Tensor:
+    """Decode each image of a table once, and cache the result in the store.
 
-    Every image is decoded once; one that has changed since in size or time makes the verdict void.
+    Args:
+        store: where the result is kept. It is computed again if the size or time of a file has changed.
+        name: of the list of images.
+        table: columns image and path.
+        workers: threads that decode.
+
+    Returns:
+        [N] uint8: GOOD, MISSING or BROKEN.
     """
     paths = [Path(path) for path in table["path"]]
 
     def work(first: int, end: int) -> dict[str, Tensor]:
         with ThreadPoolExecutor(max(workers, 1)) as pool:
-            found = list(pool.map(_verdict, paths[first:end]))
-        return {"verdicts": torch.tensor(found, dtype=torch.uint8)}
+            verdicts = list(pool.map(_verdict, paths[first:end]))
+        return {"verdicts": torch.tensor(verdicts, dtype=torch.uint8)}
 
     def make(folder: Path) -> None:
-        found = shards.run(folder / "shards", len(paths), SHARD, work, desc=f"reading {name}")
-        save_file(found, folder / "verdicts.safetensors")
+        verdicts = shards.run(folder / "shards", len(paths), SHARD, work, desc=f"reading {name}")
+        save_file(verdicts, folder / "verdicts.safetensors")
         shards.clear(folder / "shards")
 
     facts = {"files": _files_fingerprint(paths), "code": code_digest(_verdict)}
-    kept = store.keep(f"verdicts/{name}", facts, make)
-    return kept.read(lambda folder: load_file(folder / "verdicts.safetensors")["verdicts"])
+    artefact = store.keep(f"verdicts/{name}", facts, make)
+    return artefact.read(lambda folder: load_file(folder / "verdicts.safetensors")["verdicts"])
 
 
-def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int = 2) -> pd.DataFrame:
-    """The table of images, with policy "report" without those that cannot be read.
+def drop_unreadable(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int = 2) -> pd.DataFrame:
+    """Drop the images of a table that cannot be read.
 
-    Raises ValueError when none is left.
+    Args:
+        store: where the result of reading is kept.
+        name: of the list of images.
+        table: columns image and path.
+        policy: error or report. With error the table is returned unread.
+        workers: threads that decode.
+
+    Raises:
+        ValueError: if the policy is unknown, or no image can be read.
     """
     if policy not in POLICIES:
         raise ValueError(f"missing_images is {policy}; it must be {' or '.join(POLICIES)}.")
     if policy == "error":
         return table
-    good = table[(verdicts(store, name, table, workers) == GOOD).numpy()]
+    good = table[(check_images(store, name, table, workers) == GOOD).numpy()]
     if good.empty:
         raise ValueError(
             f"none of the {len(table):,} images of {name} can be read (first: {table['path'].iloc[0]}); download "
@@ -69,74 +92,91 @@ def of(store: Store, name: str, table: pd.DataFrame, policy: str, workers: int =
     return good.reset_index(drop=True)
 
 
-def only(store: Store, splits: dict[str, list[Benchmark]], policy: str, workers: int = 2) -> dict[str, list[Benchmark]]:
-    """The benchmarks, with policy "report" without images that cannot be read and the queries that name one.
+def drop_incomplete_queries(
+    store: Store, splits: dict[str, list[Benchmark]], policy: str, workers: int = 2
+) -> dict[str, list[Benchmark]]:
+    """Drop the images that cannot be read from galleries, and the queries that name one of them.
 
-    Raises ValueError when a benchmark loses all its queries.
+    Args:
+        store: where the result of reading is kept.
+        splits: the benchmarks of each split.
+        policy: error or report. With error the benchmarks are returned unread.
+        workers: threads that decode.
+
+    Raises:
+        ValueError: if a benchmark loses all its queries.
     """
-    return {name: [_only(store, b, policy, workers) for b in loaded] for name, loaded in splits.items()}
+    return {name: [_drop_from(store, b, policy, workers) for b in loaded] for name, loaded in splits.items()}
 
 
-def unlabeled(study: Study) -> pd.DataFrame:
-    """Return the unlabeled pictures of a study, columns image and path, as 02_concepts decided to read them."""
+def unlabeled_images(study: Study) -> pd.DataFrame:
+    """Return the unlabeled images of a study by the settings of 02_concepts: columns image and path."""
     values = study.settings("02_concepts")
     table = annotations.imagenet(Path(study.path(values["data_root"])))
-    return of(study.store, IMAGENET, table, values["missing_images"], values["workers"])
+    return drop_unreadable(study.store, IMAGENET, table, values["missing_images"], values["workers"])
 
 
-def pictures(study: Study, images: str, benchmarks: Sequence[Benchmark] = ()) -> pd.DataFrame:
-    """Return columns image and path of a list of images: "imagenet/test", or "cirr/val/references".
+def image_table(study: Study, name: str, benchmarks: Sequence[Benchmark] = ()) -> pd.DataFrame:
+    """Return a list of images by name, as in "imagenet/test" or "cirr/val/references": columns image and path.
 
-    `benchmarks` are those of the study where 02_concepts has not kept them yet.
+    02_concepts passes its benchmarks; later notebooks read them.
     """
-    if images == IMAGENET:
-        return unlabeled(study)
-    return reference_table(by_split(benchmarks or read_benchmarks(study))[images.removesuffix("/references")])
+    if name == IMAGENET:
+        return unlabeled_images(study)
+    return reference_table(group_by_split(benchmarks or read_benchmarks(study))[name.removesuffix("/references")])
 
 
 def collect(
     study: Study, datasets: Sequence[str], evaluate: Sequence[str], fashioniq_gallery: str, policy: str, workers: int
 ) -> list[Benchmark]:
-    """Return the benchmarks of a study, without what `policy` leaves out, and keep them for later notebooks."""
+    """Load the benchmarks of a study, drop what cannot be read, and keep the rest for later notebooks.
+
+    Args:
+        study: the study; its data_root holds the data sets.
+        datasets: data sets of PROTOCOLS.
+        evaluate: validation, test, or both.
+        fashioniq_gallery: split or union.
+        policy: error or report.
+        workers: threads that decode.
+    """
     data_root = Path(study.path(study.values["data_root"]))
-    splits = only(study.store, load_all(datasets, data_root, evaluate, fashioniq_gallery), policy, workers)
+    splits = drop_incomplete_queries(
+        study.store, load_all(datasets, data_root, evaluate, fashioniq_gallery), policy, workers
+    )
     benchmarks = [benchmark for loaded in splits.values() for benchmark in loaded]
     keep(study, benchmarks, data_root)
     return benchmarks
 
 
 def counts(benchmarks: Iterable[Benchmark]) -> pd.DataFrame:
-    """How much of each benchmark is there: "n of N" queries and gallery images."""
-    rows = {
-        benchmark.name: [f"{part:,} of {whole:,}" for part, whole in zip(benchmark.there, benchmark.whole, strict=True)]
-        for benchmark in benchmarks
-    }
+    """Count how much of each benchmark is in the study: "n of N" queries and gallery images."""
+    rows = {b.name: [f"{n:,} of {total:,}" for n, total in zip(b.size, b.full_size, strict=True)] for b in benchmarks}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["queries", "gallery images"])
 
 
-def reasons(paths: Iterable[str]) -> list[str]:
-    """Why images cannot be read, a sentence each, with its remedy."""
-    said = []
+def explain(paths: Iterable[str]) -> list[str]:
+    """Return a sentence for each image that cannot be read: what is wrong, and what to do."""
+    sentences = []
     for path in paths:
         try:
             images.read(Path(path))
         except (FileNotFoundError, ValueError) as problem:
-            said.append(str(problem))
-    return said
+            sentences.append(str(problem))
+    return sentences
 
 
-def _only(store: Store, benchmark: Benchmark, policy: str, workers: int) -> Benchmark:
-    gallery = of(store, benchmark.images, benchmark.gallery, policy, workers)
+def _drop_from(store: Store, benchmark: Benchmark, policy: str, workers: int) -> Benchmark:
+    gallery = drop_unreadable(store, benchmark.gallery_name, benchmark.gallery, policy, workers)
     if len(gallery) == len(benchmark.gallery):
         return benchmark
-    there = set(gallery["image"])
-    whole = [there.issuperset(named) for named in images_of(benchmark.queries)]
-    if not any(whole):
+    readable = set(gallery["image"])
+    complete = [readable.issuperset(named) for named in named_images(benchmark.queries)]
+    if not any(complete):
         raise ValueError(
-            f"not one query of {benchmark.name} has all its images ({len(gallery):,} of {len(benchmark.gallery):,} can "
-            "be read); download more of them, or leave the data set out of datasets."
+            f"no query of {benchmark.name} has all its images ({len(gallery):,} of {len(benchmark.gallery):,} can be "
+            "read); download more of them, or leave the data set out of datasets."
         )
-    return replace(benchmark, gallery=gallery, queries=benchmark.queries[whole].reset_index(drop=True))
+    return replace(benchmark, gallery=gallery, queries=benchmark.queries[complete].reset_index(drop=True))
 
 
 def _verdict(path: Path) -> int:
@@ -153,8 +193,8 @@ def _files_fingerprint(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
         try:
-            there = path.stat()
-            total.update(f"{path.name}\t{there.st_size}\t{there.st_mtime_ns}\n".encode())
-        except OSError:  # absent, or in a folder that may not be read
+            status = path.stat()
+            total.update(f"{path.name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+        except OSError:  # missing, or in a folder that may not be read
             total.update(f"{path.name}\n".encode())
     return total.hexdigest()[:16]

@@ -1,9 +1,11 @@
-"""From the scores of single queries to the study's table: means, 95 % bootstrap intervals, published numbers.
+"""Turn the scores of single queries into a study's results: means with 95 % bootstrap intervals, in percent.
 
-Values are percentages, as in the papers.
+Takes scores in long form and returns long tables. `results.csv` is written here, and the numbers of papers are read
+here.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from searle_lib.data.benchmarks import PROTOCOLS
 from searle_lib.store import randomness
-from searle_lib.store.artefacts import written_aside
+from searle_lib.store.artefacts import atomic_write
 
 COLUMNS = ["study", "dataset", "split", "category", "method", "backbone", "metric", "value", "ci_low", "ci_high"]
 AVERAGE = "average"
@@ -28,111 +30,118 @@ MAIN = (  # dataset, split, category, metric of the numbers that papers lead wit
 TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
 
 
-def summarise(scores: pd.DataFrame, study: str, made_with: dict, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
-    """Means over queries with percentile intervals, in percent: COLUMNS, queries and evaluated_on, one row a number.
+@dataclass(frozen=True)
+class Resampled:
+    """The mean scores of one category over its queries, and the same means over bootstrap resamples of the queries.
 
-    `made_with` is what `evaluation.made_with` gives.
-
-    `scores` is long form: dataset, split, category, method, query, metric, value. Where a benchmark has several
-    categories their plain mean is added as the category "average", resampled within each category. All methods
-    see the same resamples.
+    Args:
+        dataset: the title, as in "CIRCO".
+        split: as in "val".
+        category: "all", one of FashionIQ's or CIRCO's categories, or AVERAGE.
+        means: by method and metric, between 0 and 1.
+        draws: [resamples, columns], the resampled means in the order of `means`.
+        queries: the number of queries.
     """
-    rows = []
-    for where, means, draws, queries in resampled_means(scores, resamples, seed):
-        low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-        table = pd.DataFrame({"value": means, "ci_low": low, "ci_high": high}) * 100
-        on = evaluated_on(where["dataset"], where["split"], made_with["sizes"], where["category"])
-        rows.append(table.reset_index().assign(**where, queries=queries, evaluated_on=on))
-    if not rows:
+
+    dataset: str
+    split: str
+    category: str
+    means: pd.Series
+    draws: np.ndarray
+    queries: int
+
+    @property
+    def main_metrics(self) -> list[str]:
+        """The metrics of MAIN that this category has."""
+        metrics = [metric for *panel, metric in MAIN if panel == [self.dataset, self.split, self.category]]
+        return [metric for metric in metrics if metric in self.means.index.get_level_values("metric")]
+
+    def difference(self, metric: str, first: str, second: str) -> tuple[float, float, float]:
+        """Return by how many points one method is ahead of another, and the ends of the paired 95 % interval."""
+        first_column, second_column = (self.means.index.get_loc((method, metric)) for method in (first, second))
+        low, high = np.percentile(self.draws[:, first_column] - self.draws[:, second_column], [2.5, 97.5]) * 100
+        return (self.means[first, metric] - self.means[second, metric]) * 100, low, high
+
+
+def summarise(
+    scores: pd.DataFrame, study: str, provenance: dict, resamples: int = 2000, seed: int = 42
+) -> pd.DataFrame:
+    """Return every metric's mean in percent with its interval, a row per number: COLUMNS, queries and evaluated_on.
+
+    A data set with several categories gets their plain mean as the category "average", resampled within each category.
+    All methods share the same resamples.
+
+    Args:
+        scores: long form: dataset, split, category, method, query, metric, value.
+        study: the study's name.
+        provenance: what `scores.provenance` returns.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if there are no scores, or a method lacks a score of a query.
+    """
+    tables = []
+    for sample in resample(scores, resamples, seed):
+        low, high = np.percentile(sample.draws, [2.5, 97.5], axis=0)
+        table = pd.DataFrame({"value": sample.means, "ci_low": low, "ci_high": high}) * 100
+        panel = {"dataset": sample.dataset, "split": sample.split, "category": sample.category}
+        evaluated = evaluated_on(**panel, sizes=provenance["sizes"])
+        tables.append(table.reset_index().assign(**panel, queries=sample.queries, evaluated_on=evaluated))
+    if not tables:
         raise ValueError("there are no scores to summarise; run 06_retrieval with validation in evaluate.")
-    everything = pd.concat(rows, ignore_index=True).assign(study=study, backbone=made_with["backbone"])
-    return everything[[*COLUMNS, "queries", "evaluated_on"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+    results = pd.concat(tables, ignore_index=True).assign(study=study, backbone=provenance["backbone"])
+    return results[[*COLUMNS, "queries", "evaluated_on"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
 
 
 def evaluated_on(dataset: str, split: str, sizes: dict[str, dict], category: str = "") -> str:
-    """How much of a benchmark's split was there, "n of N" queries and images, and which gallery FashionIQ has; of one
-    category alone where it has its own gallery."""
-    said = {}
+    """Return how many queries and images of a split were evaluated, in words.
+
+    Args:
+        dataset: the title, as in "CIRCO".
+        split: as in "val".
+        sizes: those of `scores.provenance`.
+        category: states this category alone, if it has a gallery of its own.
+    """
+    texts = {}
     for name, size in sizes.items():
-        of, at, *own = name.split("/")
-        if (of, at) == (TITLES[dataset], split):
-            (queries, images), (all_queries, all_images) = size["there"], size["whole"]
-            counts = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
-            kind = " (union gallery)" if size["gallery"].endswith("-union") else " (split gallery)"
-            said["".join(own)] = counts + (kind if own else "")
-    chosen = {name: text for name, text in said.items() if name in (category, "")} or said
+        benchmark_dataset, benchmark_split, *own_category = name.split("/")
+        if (benchmark_dataset, benchmark_split) == (TITLES[dataset], split):
+            texts["".join(own_category)] = size["evaluated_on"]
+    chosen = {name: text for name, text in texts.items() if name in (category, "")} or texts
     return "; ".join(f"{name}: {text}" if name and len(chosen) > 1 else text for name, text in chosen.items())
 
 
-def main_of(results: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """Return those of MAIN that a study has numbers of."""
+def main_panels(results: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Return the rows of MAIN whose data set is in a study's results."""
     return [panel for panel in MAIN if panel[0] in set(results["dataset"])]
 
 
-def of_query(scores: pd.DataFrame, dataset: str, category: str, query: str) -> pd.DataFrame:
-    """Return the scores of one query, in percent: a row a method, a column a metric."""
-    chosen = scores[(scores["dataset"] == dataset) & (scores["query"] == query)]
-    chosen = chosen[chosen["category"].isin([category, "subset"])]
-    table = chosen.pivot(index="method", columns="metric", values="value") * 100
-    return table.loc[chosen["method"].unique(), chosen["metric"].unique()].rename_axis(index=None, columns=None)
+def scores_of_query(scores: pd.DataFrame, dataset: str, category: str, query: str) -> pd.DataFrame:
+    """Return the scores of one query in percent: one row per method, one column per metric."""
+    rows = scores[(scores["dataset"] == dataset) & (scores["query"] == query)]
+    rows = rows[rows["category"].isin([category, "subset"])]
+    table = rows.pivot(index="method", columns="metric", values="value") * 100
+    return table.loc[rows["method"].unique(), rows["metric"].unique()].rename_axis(index=None, columns=None)
 
 
 def write_csv(results: pd.DataFrame, path: Path) -> Path:
-    """Write the long table, four decimals, the same bytes for the same numbers."""
+    """Write the long table with four decimals; equal numbers give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        results.to_csv(aside, index=False, float_format="%.4f", lineterminator="\n")
+    with atomic_write(path) as temporary:
+        results.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
     return path
 
 
-def published() -> pd.DataFrame:
-    """Numbers printed in papers, in percent, each with where it was seen (column source)."""
+def published_numbers() -> pd.DataFrame:
+    """Return the numbers of papers in percent; the column `source` names the paper and its table."""
     with resources.files("searle_lib.evaluation").joinpath("published_results.csv").open() as file:
         return pd.read_csv(file)
 
 
-def wide(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
-    """A benchmark's table as papers print it: a row a method, columns (category, metric), values in percent."""
-    chosen = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    return _pivot(chosen, dataset)
-
-
-def resampled_means(
-    scores: pd.DataFrame, resamples: int, seed: int
-) -> Iterator[tuple[dict[str, str], pd.Series, np.ndarray, int]]:
-    """For every dataset, split and category: means by (method, metric), their draws, and the number of queries."""
-    for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
-        sampled = {
-            category: _resampled(of_category, f"{dataset}/{split}/{category}", resamples, seed)
-            for category, of_category in of_split.groupby("category", sort=False)
-        }
-        categories = PROTOCOLS[TITLES[dataset]].categories
-        if len(categories) > 1:
-            sampled[AVERAGE] = _averaged([sampled[category] for category in categories])
-        for category, (means, draws, queries) in sampled.items():
-            yield {"dataset": dataset, "split": split, "category": category}, means, draws, queries
-
-
-def _resampled(scores: pd.DataFrame, name: str, resamples: int, seed: int) -> tuple[pd.Series, np.ndarray, int]:
-    """Means by (method, metric), their bootstrap draws [resamples, columns], and the number of queries."""
-    table = scores.pivot(index="query", columns=["method", "metric"], values="value")
-    if table.isna().any(axis=None):
-        method, metric = table.columns[table.isna().any()][0]
-        raise ValueError(f"{name} has queries without {metric} of {method}; run 06_retrieval again.")
-    queries = len(table)
-    random = np.random.default_rng(randomness.keys(seed, "bootstrap", [name])[0])
-    weights = random.multinomial(queries, np.full(queries, 1 / queries), size=resamples)  # [resamples, queries]
-    return table.mean(), weights @ table.to_numpy() / queries, queries
-
-
-def _averaged(parts: list[tuple[pd.Series, np.ndarray, int]]) -> tuple[pd.Series, np.ndarray, int]:
-    means, draws, queries = zip(*parts, strict=True)
-    aligned = [draw[:, mean.index.get_indexer(means[0].index)] for mean, draw in zip(means, draws, strict=True)]
-    return sum(m[means[0].index] for m in means) / len(means), np.mean(aligned, axis=0), sum(queries)
-
-
-def _pivot(long: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Long to wide with methods in order of appearance and columns in the order that papers use."""
+def paper_table(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
+    """Return a split's results as papers print them, in percent: one row per method, columns (category, metric)."""
+    long = results[(results["dataset"] == dataset) & (results["split"] == split)]
     protocol = PROTOCOLS[TITLES[dataset]]
     table = long.pivot(index="method", columns=["category", "metric"], values="value")
     pairs = [(category, name) for category in protocol.categories for name, under in protocol.metrics if not under]
@@ -141,3 +150,36 @@ def _pivot(long: pd.DataFrame, dataset: str) -> pd.DataFrame:
     rest = sorted(pair for pair in table.columns if pair not in pairs)
     table = table[[pair for pair in [*pairs, *rest] if pair in table.columns]]
     return table.loc[list(dict.fromkeys(long["method"]))]
+
+
+def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resampled]:
+    """Yield the means and their draws for every data set, split and category. Raises as `summarise` does."""
+    for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
+        samples = {
+            category: _resample(of_category, dataset, split, category, resamples, seed)
+            for category, of_category in of_split.groupby("category", sort=False)
+        }
+        yield from samples.values()
+        categories = PROTOCOLS[TITLES[dataset]].categories
+        if len(categories) > 1:
+            yield _average([samples[category] for category in categories])
+
+
+def _resample(scores: pd.DataFrame, dataset: str, split: str, category: str, resamples: int, seed: int) -> Resampled:
+    table = scores.pivot(index="query", columns=["method", "metric"], values="value")
+    name, queries = f"{dataset}/{split}/{category}", len(table)
+    if table.isna().any(axis=None):
+        method, metric = table.columns[table.isna().any()][0]
+        raise ValueError(f"{name} has queries without {metric} of {method}; run 06_retrieval again.")
+    random = np.random.default_rng(randomness.keys(seed, "bootstrap", [name])[0])
+    weights = random.multinomial(queries, np.full(queries, 1 / queries), size=resamples)  # [resamples, queries]
+    return Resampled(dataset, split, category, table.mean(), weights @ table.to_numpy() / queries, queries)
+
+
+def _average(samples: list[Resampled]) -> Resampled:
+    """The plain mean of several categories."""
+    first = samples[0]
+    order = first.means.index
+    means = sum(sample.means[order] for sample in samples) / len(samples)
+    draws = np.mean([sample.draws[:, sample.means.index.get_indexer(order)] for sample in samples], axis=0)
+    return Resampled(first.dataset, first.split, AVERAGE, means, draws, sum(sample.queries for sample in samples))

@@ -1,6 +1,6 @@
-"""The methods that a study compares: the composer of each, and the notebook whose work it needs.
+"""The methods that a study compares: each method's composer, and the notebook that it needs.
 
-A new method is a composer class and a line here. The table imports nothing, so a run can be planned without torch.
+A new method is a composer class and a line here. The table imports no composer, so a run can be planned without torch.
 """
 
 import importlib
@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Method:
-    """`composer` is "module:class" below searle_lib; `needs` the notebook that makes its words or network, if any."""
+    """A method of the comparison.
+
+    Args:
+        composer: its composer's class, as "module:class" below searle_lib.
+        needs: the notebook that makes its words or network, "" if it needs none.
+    """
 
     composer: str
     needs: str = ""

@@ -1,7 +1,7 @@
-"""A method's rankings of a benchmark: which images come first, and the ranks of the images that metrics ask for.
+"""Rank a benchmark's gallery for its queries by one method: the best images, and the ranks that metrics need.
 
-Rankings are kept in the store. Validation and test differ only in where the ranking goes: into scores, or into a
-submission file.
+Takes a benchmark, its gallery's embeddings and a composer. Keeps Rankings in the store. Validation and test differ
+only in where the rankings go: into scores, or into a submission file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ from searle_lib.store.artefacts import Store
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
-DEPTH = 50  # the deepest that any metric or submission looks
+DEPTH = 50  # images per query; no metric or submission needs more
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """For Q queries the ranks of the images that matter, from 0, -1 for none: all that a metric asks for.
+    """Ranks of the images that metrics need, for Q queries; all int64, ranks start at 0, -1 means no rank.
 
     Args:
-        target: [Q], ranks of the targets in the gallery.
-        truths: [Q, G], ranks of all ground truths in the gallery.
-        group: [Q, M], ranks within the query's group, which is without the reference.
+        target: [Q], the target's rank in the gallery.
+        truths: [Q, G], the rank of each ground truth in the gallery.
+        group: [Q, M], the rank of each member of the query's group among the members, without the reference.
         subset: [Q], the target's rank within the group.
-        top: [Q, <=50], the best gallery rows.
+        top: [Q, at most DEPTH], the best gallery rows, best first.
     """
 
     target: Tensor
@@ -47,7 +47,7 @@ class Rankings:
 
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
-    """Return the rankings of a benchmark's queries by a method, kept in the store."""
+    """Rank a benchmark's queries by a method, and keep the rankings in the store. Raises as `rank_queries` does."""
     facts = {"benchmark": benchmark.key, "gallery": gallery.key, "composer": composer.key, "clip": gallery.clip}
     facts["code"] = code_digest(type(composer), rank_queries)
 
@@ -55,21 +55,22 @@ def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, c
         rankings = rank_queries(benchmark, gallery, method, composer)
         save_file(vars(rankings), folder / "rankings.safetensors")
 
-    kept = store.keep(f"rankings/{benchmark.name}/{method}", facts, make)
-    return kept.read(lambda folder: Rankings(**load_file(folder / "rankings.safetensors")))
+    artefact = store.keep(f"rankings/{benchmark.name}/{method}", facts, make)
+    return artefact.read(lambda folder: Rankings(**load_file(folder / "rankings.safetensors")))
 
 
 def rank_queries(benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
-    """Return the rankings of a benchmark's queries by a method, computed now.
+    """Compute a method's rankings of a benchmark's queries.
 
-    Raises ValueError that names the first query whose vector is not finite.
+    Raises:
+        ValueError: if a query's vector is not finite.
     """
     queries = compose(benchmark, composer)
     if not torch.isfinite(queries).all():
         row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
         raise ValueError(
             f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not finite; "
-            "check its pseudo-word, or set precision to float32."
+            "set precision to float32, or check the pseudo-word of its reference."
         )
     return compare(benchmark, gallery, queries, depth=DEPTH)
 
@@ -77,38 +78,58 @@ def rank_queries(benchmark: Benchmark, gallery: Embeddings, method: str, compose
 def rank_all(
     store: Store, benchmark: Benchmark, gallery: Embeddings, composers: dict[str, Composer]
 ) -> dict[str, Rankings]:
-    """Return the rankings by each of several methods."""
+    """Return the rankings of a benchmark's queries by method. Raises as `rank_queries` does."""
     return {method: rank(store, benchmark, gallery, method, composer) for method, composer in composers.items()}
 
 
+def rank_study(
+    study: Study, benchmarks: Sequence[Benchmark], composers: Mapping[str, Mapping[str, Composer]]
+) -> list[tuple[Benchmark, dict[str, Rankings]]]:
+    """Return every benchmark with its rankings by method; `composers` are by split and method."""
+    galleries = {name: embeddings.read(study, name) for name in {b.gallery_name: None for b in benchmarks}}
+    return [(b, rank_all(study, b, galleries[b.gallery_name], composers[b.split_name])) for b in benchmarks]
+
+
 def rank_example(study: Study, example: Example, composers: Mapping[str, Mapping[str, Composer]]) -> pd.DataFrame:
-    """Return the best images of one query by every method, as `ranking_table` has them; computed now and not kept."""
-    one = replace(example.benchmark, queries=example.benchmark.queries.iloc[[example.row]].reset_index(drop=True))
-    gallery = embeddings.read(study, one.images)
-    by_method = {name: rank_queries(one, gallery, name, composer) for name, composer in composers[one.of_split].items()}
-    return pd.concat([ranking_table(one, rankings, name) for name, rankings in by_method.items()], ignore_index=True)
+    """Return every method's ranking of one query, in the columns of `ranking_table`; computed now and not kept."""
+    benchmark = replace(example.benchmark, queries=example.benchmark.queries.iloc[[example.row]].reset_index(drop=True))
+    gallery = embeddings.read(study, benchmark.gallery_name)
+    tables = []
+    for method, composer in composers[benchmark.split_name].items():
+        rankings = rank_queries(benchmark, gallery, method, composer)
+        tables.append(ranking_table(benchmark, rankings, method))
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor, depth: int = 0) -> Rankings:
-    """Rank the gallery by unit query vectors [Q, d], as the benchmark's protocol says, with the `depth` best rows."""
-    table = benchmark.queries
-    target = _padded(gallery, [[image] if image else [] for image in table["target"].tolist()])
-    truths, group = _padded(gallery, table["ground_truths"]), _padded(gallery, table["group"])
-    excluded = _excluded(benchmark, gallery)
+    """Rank the gallery for each query as the benchmark's protocol says.
+
+    Args:
+        benchmark: the benchmark.
+        gallery: the embeddings of its gallery.
+        queries: [Q, d] float32, unit norm.
+        depth: how many of the best gallery rows to return.
+    """
+    table, excludes_reference = benchmark.queries, benchmark.protocol.excludes_reference
+    target = _padded_rows(gallery, [[image] if image else [] for image in table["target"].tolist()])
+    truths, group = _padded_rows(gallery, table["ground_truths"]), _padded_rows(gallery, table["group"])
+    excluded = gallery.rows(table["reference"].tolist()) if excludes_reference else None
     answers = search(queries, gallery.unit, k=depth, candidates=truths, members=group, excluded=excluded)
-    of_target = torch.where(truths == target, answers.ranks, -1).amax(1)  # a target is one of the ground truths
+    target_ranks = torch.where(truths == target, answers.ranks, -1).amax(1)  # a target is one of the ground truths
     subset = torch.where(group == target, answers.order, -1).amax(1)
-    return Rankings(of_target, answers.ranks, answers.order, subset, answers.top)
+    return Rankings(target_ranks, answers.ranks, answers.order, subset, answers.top)
 
 
 def compose(benchmark: Benchmark, composer: Composer) -> Tensor:
-    """Return the unit query vectors [Q, d] of a benchmark."""
+    """Return the query vectors [Q, d] of a benchmark, unit norm."""
     return composer.compose(list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
 
 
 def ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
-    """One row a query: dataset, split, category, method, query, best, its first image ids, and group, its group in the
-    order of their ranks."""
+    """Return rankings as a table, one row per query: query, best, group, dataset, split, category, method.
+
+    `best` holds the ids of the best images, `group` the ids of the query's group; both are sorted by rank.
+    """
     images = benchmark.gallery["image"].to_numpy()
     groups = zip(rankings.group.tolist(), benchmark.queries["group"], strict=True)
     ordered = [[image for _, image in sorted(zip(ranks, group, strict=False))] for ranks, group in groups]
@@ -117,13 +138,8 @@ def ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.D
     return table.assign(dataset=benchmark.dataset, split=benchmark.split, category=benchmark.category, method=method)
 
 
-def _excluded(benchmark: Benchmark, gallery: Embeddings) -> Tensor | None:
-    """The gallery row [Q] of each query's reference, where it is not to be found."""
-    return gallery.rows(benchmark.queries["reference"].tolist()) if benchmark.protocol.excludes_reference else None
-
-
-def _padded(gallery: Embeddings, images: Sequence[list[str]]) -> Tensor:
-    """Gallery rows [Q, C] of ragged lists of ids, -1 behind the end of each."""
+def _padded_rows(gallery: Embeddings, images: Sequence[list[str]]) -> Tensor:
+    """Gallery rows [Q, C] int64 of Q lists of image ids, padded with -1."""
     sizes = np.fromiter(map(len, images), dtype=np.int64)
     rows = np.full((len(sizes), sizes.max(initial=1)), -1)
     flat = gallery.rows(chain.from_iterable(images))

@@ -1,6 +1,7 @@
-"""A method on a benchmark: its rankings, kept in the store, and the scores of every single query.
+"""Score every query of a benchmark by its metrics, from a method's rankings.
 
-Validation and test differ only in where the ranking goes: into scores, or into a submission file.
+Takes benchmarks and Rankings, returns tables in long form, and keeps them for 07_results. A split with secret targets
+has rankings only.
 """
 
 from pathlib import Path
@@ -23,28 +24,32 @@ SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 def keep_scores(
     study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores and the rankings of every query as tables, and keep them for 07_results.
+    """Return the scores and the rankings of every query, as `read_scores` does, and keep them for 07_results.
 
-    Splits whose targets are secret have rankings only.
+    Args:
+        study: the study, in notebook 06_retrieval.
+        evaluated: each benchmark with its rankings by method.
     """
-    pairs = [(benchmark, method, one) for benchmark, rankings in evaluated for method, one in rankings.items()]
+    runs = [
+        (benchmark, rankings, method) for benchmark, by_method in evaluated for method, rankings in by_method.items()
+    ]
     facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
     facts |= {"code": code_digest(score_queries, ranking_table)}
 
     def make(folder: Path) -> None:
-        scored = [score_queries(benchmark, one, method) for benchmark, method, one in pairs if benchmark.is_scored]
-        ranked = [ranking_table(benchmark, one, method) for benchmark, method, one in pairs]
-        for name, tables in (("scores", scored or [pd.DataFrame(columns=SCORES)]), ("rankings", ranked)):
+        scores = [score_queries(*run) for run in runs if run[0].is_scored] or [pd.DataFrame(columns=SCORES)]
+        rankings = [ranking_table(*run) for run in runs]
+        for name, tables in (("scores", scores), ("rankings", rankings)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
 
     return study.keep("scores", facts, make).read(_load_scores)
 
 
 def read_scores(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores and the rankings that 06_retrieval kept.
+    """Return the scores and the rankings that 06_retrieval kept. Raises as `Study.artefact` does.
 
-    scores is long form: dataset, split, category, method, query, metric, value. rankings has a row a query and
-    method: dataset, split, category, method, query, best, group, as `ranking_table` says.
+    The scores have the columns SCORES, one row per number. The rankings have one row per query and method, with the
+    columns of `ranking_table`.
     """
     return study.artefact("06_retrieval", "scores").read(_load_scores)
 
@@ -53,50 +58,62 @@ def _load_scores(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_parquet(folder / "scores.parquet"), pd.read_parquet(folder / "rankings.parquet")
 
 
-def made_with(study: Study) -> dict:
-    """Return what every table states of a study, from its records: world, CLIP, and how much was evaluated."""
+def provenance(study: Study) -> dict:
+    """Return the facts about a study that every table states, from its records.
+
+    Keys: world, backbone (CLIP's name), clip_sha256, and sizes. `sizes` holds for each benchmark the number of queries
+    and of gallery images in the study ("size") and in the data set ("full_size"), and both in words ("evaluated_on").
+    """
     clip = clip_facts(study)
     return {
         "world": study.read("02_concepts").parameters["world"],
         "backbone": clip["name"],
         "clip_sha256": clip["sha256"],
-        "sizes": {b.name: {"gallery": b.images, "there": b.there, "whole": b.whole} for b in benchmarks.read(study)},
+        "sizes": {b.name: _size(b) for b in benchmarks.read(study)},
     }
 
 
 def first_look(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one metric of every benchmark, in percent: a row a data set, a column a method."""
-    plain = scores[scores["category"].isin(["dress", "shirt", "toptee", "all"])]
-    shown = plain[plain["metric"].isin(["R@10", "mAP@10"])]
-    means_of = shown.groupby(["dataset", "metric", "method"], sort=False)["value"].mean()
-    return (means_of * 100).unstack("method").round(1)
+    """Return R@10 and mAP@10 in percent: one row per data set and metric, one column per method."""
+    rows = scores["category"].isin(["dress", "shirt", "toptee", "all"]) & scores["metric"].isin(["R@10", "mAP@10"])
+    means = scores[rows].groupby(["dataset", "metric", "method"], sort=False)["value"].mean()
+    return (means * 100).unstack("method").round(1)
 
 
-def score_queries(benchmark: Benchmark, ranks: Rankings, method: str) -> pd.DataFrame:
-    """Every metric of every query, long form: dataset, split, category, method, query, metric, value."""
+def score_queries(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
+    """Return every metric of every query in long form, with the columns SCORES."""
     protocol = benchmark.protocol
-    columns = {}
-    for name, category in protocol.metrics:
-        columns[category or benchmark.category, name] = metric(name, ranks)
-    wide = pd.DataFrame({key: value.numpy() for key, value in columns.items()}, index=benchmark.queries["query"])
+    columns = {
+        (category or benchmark.category, name): metric(name, rankings).numpy() for name, category in protocol.metrics
+    }
+    wide = pd.DataFrame(columns, index=benchmark.queries["query"])
     wide.columns.names = ["category", "metric"]
     long = wide.stack(["category", "metric"], future_stack=True).rename("value").dropna().reset_index()
     long = pd.concat([long, _by_aspect(benchmark, long)], ignore_index=True)
     return long.assign(dataset=protocol.title, split=benchmark.split, method=method)[SCORES]
 
 
-def metric(name: str, ranks: Rankings) -> Tensor:
-    """The metric of that name ("R@10", "Rsubset@1", "mAP@5") for each query [Q] float64, between 0 and 1."""
+def metric(name: str, rankings: Rankings) -> Tensor:
+    """Return a metric ("R@10", "Rsubset@1", "mAP@5") of each query: [Q] float64, between 0 and 1."""
     kind, k = name.split("@")
     if kind == "R":
-        return metrics.recall_at(ranks.target, int(k))
+        return metrics.recall_at(rankings.target, int(k))
     if kind == "Rsubset":
-        return metrics.recall_at(ranks.subset, int(k))
-    return metrics.average_precision_at(ranks.truths, int(k))
+        return metrics.recall_at(rankings.subset, int(k))
+    return metrics.average_precision_at(rankings.truths, int(k))
 
 
 def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
-    """CIRCO's mAP@10 again under each semantic aspect of the query."""
+    """CIRCO's mAP@10 once more for each semantic aspect of a query, with the aspect as the category."""
     aspects = benchmark.queries[["query", "aspects"]].explode("aspects").dropna()
-    one = long[long["metric"] == ASPECT_METRIC].drop(columns="category")
-    return one.merge(aspects, on="query").rename(columns={"aspects": "category"})
+    of_metric = long[long["metric"] == ASPECT_METRIC].drop(columns="category")
+    return of_metric.merge(aspects, on="query").rename(columns={"aspects": "category"})
+
+
+def _size(benchmark: Benchmark) -> dict:
+    """How much of a data set is evaluated, in numbers and in words; FashionIQ's sentence also names its gallery."""
+    (queries, images), (all_queries, all_images) = benchmark.size, benchmark.full_size
+    text = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
+    if len(benchmark.protocol.categories) > 1:
+        text += " (union gallery)" if benchmark.gallery_name.endswith("-union") else " (split gallery)"
+    return {"size": benchmark.size, "full_size": benchmark.full_size, "evaluated_on": text}

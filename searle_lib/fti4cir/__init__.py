@@ -1,4 +1,4 @@
-"""FTI4CIR: a subject word and attribute words per image, and the network that predicts them.
+"""FTI4CIR: a network that predicts a subject word and attribute words for each image.
 
-Takes images, their captions and CLIP's patch tokens. Gives pseudo-words per image.
+Takes images, their captions and CLIP's patch tokens, and returns pseudo-words by image.
 """

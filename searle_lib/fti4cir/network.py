@@ -1,8 +1,8 @@
-"""FTI4CIR's network: an image as one subject word and one to twelve attribute words (FTI4CIR; fti4cir.md section 2).
+"""FTI4CIR's network, which maps an image to one subject word and one to twelve attribute words (FTI4CIR section 3).
 
-A small transformer reads learnable queries beside CLIP's patch tokens; each query slot becomes a latent attribute.
-How many of them an image keeps is decided by how well they agree with its global embedding. Two MLPs of φ's shape
-map the global embedding and the attributes to pseudo-words. All of it is vectorised: nothing loops over images.
+`Fti4Cir` takes CLIP's image embeddings and patch tokens, and returns `Words`. A small transformer reads learnable slots
+beside the patch tokens, and turns each slot into a latent attribute. An image keeps the attributes that agree with its
+embedding. Two MLPs of φ's shape map the embedding and the attributes to pseudo-words. Nothing loops over images.
 """
 
 import json
@@ -22,19 +22,24 @@ from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
-QUERIES = 24  # K, learnable slots
-MOST = 12  # T, the most attributes an image keeps
-THRESHOLD = 0.05  # ε, of a slot's share of the score
+SLOTS = 24  # K, the learnable slots
+MAX_ATTRIBUTES = 12  # T, the most that an image keeps
+THRESHOLD = 0.05  # ε, the lowest score of an attribute
 LAYERS = 3
-EPOCH = "epoch.json"  # beside the weights: of which epoch they are
+EPOCH = "epoch.json"  # the epoch of the weights, in the same folder
 
 
 @dataclass(frozen=True)
 class Words:
-    """Pseudo-words of N images: subject [N, d_tok], attributes [N, T, d_tok] of which the first counts [N] are used.
+    """Pseudo-words of N images.
 
-    latent [N, T, d] are the unit-norm attribute features behind them, slots [N, T] the query slots they came from,
-    scores [N, K] every slot's share.
+    Args:
+        subject: [N, d_tok], the subject words.
+        attributes: [N, T, d_tok], the attribute words. Sentences use the first counts[i] of image i.
+        counts: [N] int64, how many attributes each image keeps.
+        latent: [N, T, d], unit norm, the latent attributes that the attribute words were mapped from.
+        slots: [N, T] int64, the slots of the attributes.
+        scores: [N, K], the scores of all slots, which sum to one.
     """
 
     subject: Tensor
@@ -48,16 +53,17 @@ class Words:
         return Words(*(value[rows] for value in vars(self).values()))
 
     def describe(self, row: int) -> str:
-        """How many attributes an image keeps, with their scores."""
-        kept = self.scores[row, self.slots[row, : self.counts[row]]].tolist()
-        noun = "attribute" if len(kept) == 1 else "attributes"
-        return f"{len(kept)} {noun}: {', '.join(f'{score:.2f}' for score in kept)}"
+        """Return as text how many attributes an image keeps, and their scores."""
+        scores = self.scores[row, self.slots[row, : self.counts[row]]].tolist()
+        noun = "attribute" if len(scores) == 1 else "attributes"
+        return f"{len(scores)} {noun}: {', '.join(f'{score:.2f}' for score in scores)}"
 
 
 class Fti4Cir(nn.Module):
-    """Global embedding [N, d], not normalised, and patch tokens [N, P, w] to Words. Names as in the authors' weights.
+    """Map image embeddings [N, d], not normalised, and patch tokens [N, P, w] to `Words`.
 
-    `dimension` d is both that of the joint space and the width of a token embedding, which must be equal.
+    Layers have the names of the authors' weights. The joint space and the token embeddings must have the same
+    dimension d.
     """
 
     def __init__(self, dimension: int, patch_width: int, dropout: float = 0.5):
@@ -65,55 +71,124 @@ class Fti4Cir(nn.Module):
         self.phi_s = Phi(dimension, dimension, dropout)
         self.phi_a = Phi(dimension, dimension, dropout)
         self.local_atte_fc = nn.Sequential(nn.Linear(patch_width, dimension), nn.Sigmoid())
-        self.templates = nn.Parameter(torch.randn(1, QUERIES, patch_width))
+        self.templates = nn.Parameter(torch.randn(1, SLOTS, patch_width))
         self.transformer = _Transformer(patch_width)
 
     def forward(self, embeddings: Tensor, patches: Tensor) -> Words:
-        slots = self.local_atte_fc(self._read(patches))  # [N, K, d]
-        kept, counts, scores = select(slots, embeddings)
-        latent = F.normalize(slots.gather(1, kept.unsqueeze(-1).expand(-1, -1, slots.shape[-1])), dim=-1)
-        return Words(self.phi_s(embeddings), self.phi_a(latent), counts, latent, kept, scores)
+        slots = self.local_atte_fc(self.encode_slots(patches))  # [N, K, d]
+        selected, counts, scores = select_attributes(slots, embeddings)
+        latent = F.normalize(slots.gather(1, selected.unsqueeze(-1).expand(-1, -1, slots.shape[-1])), dim=-1)
+        return Words(self.phi_s(embeddings), self.phi_a(latent), counts, latent, selected, scores)
+
+    def encode_slots(self, patches: Tensor) -> Tensor:
+        """Return the transformer's output [N, K, w] at the slots."""
+        return self.transformer.layers[-1](self._before_last_layer(patches), SLOTS)
 
     def attention(self, patches: Tensor) -> Tensor:
-        """How much each query slot looks at each patch in the last layer [N, K, P], rows summing to one."""
-        x = self._with_templates(patches)
-        *before, last = self.transformer.layers
-        for layer in before:
-            x = layer(x)
-        shares = last.attn.shares(last.norm1(x))[:, :QUERIES, QUERIES:]
+        """Return each slot's attention to each patch in the last layer [N, K, P]; rows sum to one."""
+        last = self.transformer.layers[-1]
+        shares = last.attn.shares(last.norm1(self._before_last_layer(patches)))[:, :SLOTS, SLOTS:]
         return shares / shares.sum(-1, keepdim=True)
 
-    def _read(self, patches: Tensor) -> Tensor:
-        x = self._with_templates(patches)
-        *before, last = self.transformer.layers
-        for layer in before:
+    def _before_last_layer(self, patches: Tensor) -> Tensor:
+        x = torch.cat([self.templates.expand(len(patches), -1, -1), patches], dim=1)  # [N, K + P, w]
+        for layer in self.transformer.layers[:-1]:
             x = layer(x)
-        return last(x, QUERIES)
-
-    def _with_templates(self, patches: Tensor) -> Tensor:
-        return torch.cat([self.templates.expand(len(patches), -1, -1), patches], dim=1)  # [N, K + P, w]
+        return x
 
 
-def select(slots: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slots [N, T] an image keeps, how many of them are its attributes counts [N], and all scores [N, K].
+def select_attributes(slots: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Select the slots of each image that become attributes (FTI4CIR section 3). No gradient flows through the choice.
 
-    Scores are the softmax over slots of slot . embedding, neither normalised; those above THRESHOLD count, at least
-    one and at most MOST. The counted slots come first, in slot order; the rest follow by falling score. No gradient
-    flows through the choice. Source: fti4cir.md, section 2.3.
+    The scores are the softmax over the slots of slot · embedding. Slots with a score above THRESHOLD are attributes,
+    but at least one and at most MAX_ATTRIBUTES.
+
+    Args:
+        slots: [N, K, d], not normalised.
+        embeddings: [N, d], not normalised.
+
+    Returns:
+        The T best slots of each image [N, T], how many of them are attributes [N], and all scores [N, K]. The
+        attributes come first, in slot order. The other slots follow by falling score.
     """
     with torch.no_grad():
         scores = torch.einsum("nkd,nd->nk", slots.to(embeddings.dtype), embeddings).softmax(-1)
-        counts = (scores > THRESHOLD).sum(1).clamp(1, MOST)
-        best = scores.argsort(dim=1, descending=True, stable=True)[:, :MOST]
-        place = torch.arange(MOST, device=slots.device)
-        order = torch.where(place < counts.unsqueeze(1), best, QUERIES + place).argsort(dim=1)
+        counts = (scores > THRESHOLD).sum(1).clamp(1, MAX_ATTRIBUTES)
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :MAX_ATTRIBUTES]
+        column = torch.arange(MAX_ATTRIBUTES, device=slots.device)
+        order = torch.where(column < counts.unsqueeze(1), best, SLOTS + column).argsort(dim=1)
         return best.gather(1, order), counts, scores
 
 
 def orthogonality_loss(latent: Tensor) -> Tensor:
-    """Mean square of what the attributes' Gram matrices [N, T, T] differ from the identity. Source: section 3."""
+    """Return the mean square difference of the attributes' Gram matrices and the identity (FTI4CIR section 3).
+
+    `latent` [N, T, d] are the latent attributes, unit norm.
+    """
     gram = latent @ latent.transpose(1, 2)
     return (gram - torch.eye(latent.shape[1], device=latent.device)).square().mean()
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that is ready for use.
+
+    Args:
+        model: the network, in eval mode and frozen.
+        key: the key of the artefact.
+        epoch: the epoch of its training, 0 for an imported network.
+    """
+
+    model: Fti4Cir
+    key: str
+    epoch: int
+
+
+def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwork:
+    """Import the authors' released network from their pickle into the store, without running code from the pickle.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not safe to read, or its network belongs to another CLIP.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
+
+    def make(folder: Path) -> None:
+        weights = {name: value.float() for name, value in fti4cir_file.read_module(source).items()}
+        try:
+            build_network(backbone, weights)
+        except RuntimeError as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise ValueError(
+                f"fti_weights {path} does not fit {backbone.name} ({reason}); set clip_model to the CLIP that it was "
+                "trained with."
+            ) from problem
+        checkpoints.save_weights(weights, folder / "fti.safetensors")
+        write_json(folder / EPOCH, {"epoch": 0})
+
+    facts = {"sha256": file_sha256(source), "clip": backbone.sha256, "code": code_digest(fti4cir_file.read_module)}
+    return store.keep("fti4cir", facts, make).read(lambda folder: load(folder, backbone))
+
+
+def read(study: Study, backbone: Backbone) -> TrainedNetwork:
+    """Return the network that 05_fti4cir kept."""
+    return study.artefact("05_fti4cir", "fti4cir").read(lambda folder: load(folder, backbone))
+
+
+def load(folder: Path, backbone: Backbone) -> TrainedNetwork:
+    """Read a network from an artefact's folder."""
+    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
+    model = build_network(backbone, load_file(folder / "fti.safetensors"))
+    return TrainedNetwork(model, folder.name.rpartition("-")[2], facts["epoch"])
+
+
+def build_network(backbone: Backbone, weights: dict[str, Tensor]) -> Fti4Cir:
+    """Return the network with these weights, on the CLIP's device, in eval mode and frozen."""
+    model = Fti4Cir(backbone.dimension, backbone.patch_width).to(backbone.exact.model.dtype)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False).to(backbone.device)
 
 
 class _Transformer(nn.Module):
@@ -123,8 +198,10 @@ class _Transformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Pre-norm block: single-head self-attention over all tokens, then an MLP with ReLU; all of it for the `first` few
-    tokens alone where nobody reads the others."""
+    """A pre-norm block: self-attention with one head over all tokens, then an MLP with ReLU.
+
+    With `first`, only the first tokens are computed, where the others are never read.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -149,7 +226,7 @@ class _Attention(nn.Module):
         return self.project(mixed.squeeze(1))
 
     def shares(self, x: Tensor) -> Tensor:
-        """Attention [N, L, L] of every token to every other."""
+        """Return the attention [N, L, L] of every token to every other."""
         keys, _ = self.to_keys_values(x).chunk(2, dim=-1)
         return (self.to_queries(x) @ keys.transpose(1, 2) * x.shape[-1] ** -0.5).softmax(-1)
 
@@ -161,56 +238,3 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.relu(self.fc1(x)))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network in eval mode, its key, and the epoch of its training that it is of, 0 where it was brought."""
-
-    model: Fti4Cir
-    key: str
-    epoch: int
-
-
-def bring(store: Store, backbone: Backbone, path: str) -> Trained:
-    """Return the authors' released network, read safely from their pickle and kept in our format from then on.
-
-    Raises ValueError when the file is not safe to read or holds a network for another backbone.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
-
-    def make(folder: Path) -> None:
-        weights = {name: value.float() for name, value in fti4cir_file.read_module(source).items()}
-        try:
-            network_of(backbone, weights)
-        except RuntimeError as problem:
-            said = " ".join(str(problem).split())[:200]
-            raise ValueError(
-                f"fti_weights {path} does not fit {backbone.name}: {said}; use its own backbone."
-            ) from problem
-        checkpoints.save_weights(weights, folder / "fti.safetensors")
-        write_json(folder / EPOCH, {"epoch": 0})
-
-    facts = {"sha256": file_sha256(source), "clip": backbone.sha256, "code": code_digest(fti4cir_file.read_module)}
-    return store.keep("fti4cir", facts, make).read(lambda folder: load(folder, backbone))
-
-
-def read(study: Study, backbone: Backbone) -> Trained:
-    """Return the network that 05_fti4cir kept."""
-    return study.artefact("05_fti4cir", "fti4cir").read(lambda folder: load(folder, backbone))
-
-
-def load(folder: Path, backbone: Backbone) -> Trained:
-    """Read a network from an artefact's folder."""
-    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
-    model = network_of(backbone, load_file(folder / "fti.safetensors"))
-    return Trained(model, folder.name.rpartition("-")[2], facts["epoch"])
-
-
-def network_of(backbone: Backbone, weights: dict[str, Tensor]) -> Fti4Cir:
-    """Return the network with these weights, on the CLIP's device, in eval mode and frozen."""
-    model = Fti4Cir(backbone.dimension, backbone.patch_width).to(backbone.exact.model.dtype)
-    model.load_state_dict(weights)
-    return model.eval().requires_grad_(False).to(backbone.device)

@@ -1,7 +1,9 @@
-"""CLIP's patch tokens of images, for FTI4CIR: kept for training, or read and turned into words at once.
+"""CLIP's patch tokens of images, and the pseudo-words that FTI4CIR's network predicts from them.
 
-An image is one pass of the visual tower, which gives its embedding and its patch tokens together. All of it is exact
-(`Backbone.exact`): FTI4CIR keeps an attribute or not by a threshold, and rounding must not decide.
+All functions take a table of images. `encode` keeps patch tokens for training, `keep_words` keeps pseudo-words, and
+`encode_now` and `predict_words` compute without keeping. One pass of the image tower gives both the embedding and the
+patch tokens of an image. It runs in `Backbone.exact`, because rounding must not decide whether a score is above
+FTI4CIR's threshold.
 """
 
 import json
@@ -19,7 +21,7 @@ from searle_lib.backbone.embeddings import facts_of
 from searle_lib.backbone.model import PRECISIONS, Backbone, encode_patches
 from searle_lib.data import images
 from searle_lib.data.images import Reader
-from searle_lib.fti4cir.network import Fti4Cir, Trained, Words
+from searle_lib.fti4cir.network import Fti4Cir, TrainedNetwork, Words
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
 from searle_lib.store.code import code_digest
@@ -27,12 +29,19 @@ from searle_lib.store.records import Study
 from searle_lib.store.shards import Rows
 
 SHARD = 512
-IDS = "images.json"  # beside the words: whose they are
+IDS = "images.json"  # the images of the pseudo-words, in the same folder
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Of each image its embedding [N, d] and its patch tokens [N, P, w], class token first; both stay on disk."""
+    """Embeddings and patch tokens of N images, which stay on disk.
+
+    Args:
+        ids: the images.
+        embeddings: [N, d], not normalised.
+        tokens: [N, P, w], the class token first.
+        key: the key of the artefact.
+    """
 
     ids: tuple[str, ...]
     embeddings: Rows
@@ -42,106 +51,127 @@ class Patches:
 
 @dataclass(frozen=True)
 class ImageWords:
-    """FTI4CIR's pseudo-words of images."""
+    """FTI4CIR's pseudo-words of N images.
+
+    Args:
+        ids: the images.
+        words: their pseudo-words.
+        key: the key of the artefact.
+        parts: the words that queries use: both, or in an ablation subject or attributes alone.
+    """
 
     ids: tuple[str, ...]
     words: Words
     key: str
-    parts: str = "both"  # which of them queries use: an ablation takes the subject or the attributes alone
+    parts: str = "both"
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {image: row for row, image in enumerate(self.ids)}
 
-    def of(self, ids: Iterable[str]) -> Words:
-        """The words of some of the images. Raises KeyError for one that is not among them."""
+    def select(self, ids: Iterable[str]) -> Words:
+        """Return the words of some images by id. Raises KeyError for an image without words."""
         return self.words[torch.tensor([self._row_of[image] for image in ids])]
 
 
 def encode(store: Store, backbone: Backbone, name: str, table: pd.DataFrame, reader: Reader) -> Patches:
-    """Embeddings and patch tokens of the images of a table, kept in the store (in half precision where the towers
-    run in it).
+    """Return the embeddings and patch tokens of images, kept in the store.
 
-    100,000 images of ViT-L/14 take 53 GB in half precision, so nothing ever holds all of them in memory.
+    They take 53 GB for 100,000 images of ViT-L/14 in half precision, so they are never all in memory.
+
+    Args:
+        store: keeps them, in half precision if the backbone computes in it.
+        backbone: the frozen CLIP.
+        name: the name of the image list.
+        table: the images, columns image and path.
+        reader: how many images are read at once; changes no result.
     """
     facts = facts_of(backbone.exact, table) | {"code": code_digest(encode_patches, images.to_pixels, images.read)}
-    kind = torch.float16 if PRECISIONS.get(backbone.precision) else backbone.exact.model.dtype
+    dtype = torch.float16 if PRECISIONS.get(backbone.precision) else backbone.exact.model.dtype
 
     def work(first: int, end: int) -> dict[str, Tensor]:
         parts = list(_batches(backbone, table[first:end], reader))
-        return {"embeddings": torch.cat([e for e, _ in parts]), "tokens": torch.cat([t.to(kind) for _, t in parts])}
+        return {"embeddings": torch.cat([e for e, _ in parts]), "tokens": torch.cat([t.to(dtype) for _, t in parts])}
 
     def make(folder: Path) -> None:
         shards.write(folder, len(table), SHARD, work, desc=f"patches of {name}")
 
-    kept = store.keep(f"patches/{name}", facts, make)
-    rows = kept.read(shards.mapped)
-    return Patches(tuple(table["image"]), rows["embeddings"], rows["tokens"], kept.key)
+    artefact = store.keep(f"patches/{name}", facts, make)
+    rows = artefact.read(shards.memory_map)
+    return Patches(tuple(table["image"]), rows["embeddings"], rows["tokens"], artefact.key)
 
 
-def words_of(
+def keep_words(
     store: Store,
     backbone: Backbone,
-    trained: Trained,
+    trained: TrainedNetwork,
     name: str,
     table: pd.DataFrame,
     reader: Reader,
     parts: str = "both",
 ) -> ImageWords:
-    """Return the words that a network gives the images of a table, kept in the store.
+    """Return the pseudo-words that a network predicts for images, kept in the store.
 
     Args:
-        store: where the words are kept.
+        store: keeps the pseudo-words.
         backbone: the frozen CLIP.
         trained: the network.
-        name: of the list of images.
-        table: columns image and path.
-        reader: how many images are read at once.
+        name: the name of the image list.
+        table: the images, columns image and path.
+        reader: how many images are read at once; changes no result.
         parts: the words that queries use: both, subject or attributes.
     """
     facts = facts_of(backbone.exact, table) | {"network": trained.key}
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:
-        found = words_by(backbone, trained.model, table, reader)
-        save_file(vars(found.words), folder / "words.safetensors")
-        write_json(folder / IDS, found.ids)
+        predicted = predict_words(backbone, trained.model, table, reader)
+        save_file(vars(predicted.words), folder / "words.safetensors")
+        write_json(folder / IDS, predicted.ids)
 
     return store.keep(f"fti-words/{name}", facts, make).read(lambda folder: load(folder, parts))
 
 
 def read(study: Study, name: str, parts: str) -> ImageWords:
-    """Return FTI4CIR's words of the references of a split that 05_fti4cir kept."""
+    """Return the pseudo-words of a split's references that 05_fti4cir kept; `parts` are those that queries use."""
     return study.artefact("05_fti4cir", f"fti-words/{name}").read(lambda folder: load(folder, parts))
 
 
 def load(folder: Path, parts: str) -> ImageWords:
-    """Read words from an artefact's folder."""
+    """Read pseudo-words from an artefact's folder."""
     ids = tuple(json.loads((folder / IDS).read_text(encoding="utf-8")))
     return ImageWords(ids, Words(**load_file(folder / "words.safetensors")), folder.name.rpartition("-")[2], parts)
 
 
-def look(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, d] and patch tokens [N, P, w] of the images of a table, computed now."""
+def encode_now(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> tuple[Tensor, Tensor]:
+    """Compute the embeddings [N, d] and patch tokens [N, P, w] of images without keeping them."""
     parts = list(_batches(backbone, table, reader))
     return torch.cat([e for e, _ in parts]), torch.cat([t for _, t in parts])
 
 
 @torch.no_grad()
-def words_by(
+def predict_words(
     backbone: Backbone,
     model: Fti4Cir,
     table: pd.DataFrame,
     reader: Reader,
     parts: str = "both",
 ) -> ImageWords:
-    """The words that a network gives the images of a table, computed now."""
-    found = []
+    """Compute the pseudo-words that a network predicts for images without keeping them; the result has no key.
+
+    Args:
+        backbone: the frozen CLIP.
+        model: the network.
+        table: the images, columns image and path.
+        reader: how many images are read at once; changes no result.
+        parts: the words that queries use: both, subject or attributes.
+    """
+    batches = []
     for embeddings, tokens in _batches(backbone, table, reader):
         words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
-        found.append({field: value.cpu() for field, value in vars(words).items()})
-    together = Words(**{field: torch.cat([part[field] for part in found]) for field in found[0]})
-    return ImageWords(tuple(table["image"]), together, "", parts)
+        batches.append({field: value.cpu() for field, value in vars(words).items()})
+    words = Words(**{field: torch.cat([batch[field] for batch in batches]) for field in batches[0]})
+    return ImageWords(tuple(table["image"]), words, "", parts)
 
 
 def _batches(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> Iterator[tuple[Tensor, Tensor]]:

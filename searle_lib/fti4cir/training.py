@@ -1,10 +1,11 @@
-"""FTI4CIR's training: sentences with pseudo-words against pictures and captions (fti4cir.md, sections 3 and 4).
+"""The training of FTI4CIR's network on captioned images (FTI4CIR section 3).
 
-CLIP is frozen, so everything about a caption or a picture that does not depend on the network is computed once. A
-step does no tokenizing and waits for nothing on the host.
+`make_training` trains the network, `choose` returns it at one epoch, and `make_words` predicts the pseudo-words of all
+references. CLIP is frozen, so all features that do not depend on the network are computed once. A step does not
+tokenize and does not wait for the host.
 
-In float32 on a CPU all of it runs in float64 (`Backbone.exact`). An image keeps an attribute by a threshold, and the
-first one that two processors decide differently, after some twenty steps in float32, sets their trainings apart.
+In float32 on a CPU the training runs in float64 (`Backbone.exact`). A threshold decides whether an image keeps an
+attribute. In float32, two processors decide differently after some twenty steps, and then their trainings diverge.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +27,16 @@ from searle_lib.data import benchmarks, images
 from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.captions import Captions
-from searle_lib.fti4cir.network import EPOCH, MOST, Fti4Cir, Trained, Words, bring, load, orthogonality_loss
+from searle_lib.fti4cir.network import (
+    EPOCH,
+    MAX_ATTRIBUTES,
+    Fti4Cir,
+    TrainedNetwork,
+    Words,
+    import_network,
+    load,
+    orthogonality_loss,
+)
 from searle_lib.searle.distillation import contrastive_loss
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store, write_json
@@ -34,16 +44,16 @@ from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
-from searle_lib.training import Training, comet
+from searle_lib.training import Training, comet_logger
 
 TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
-UNUSED = {
+UNUSED_TERMS = {  # the loss terms that an ablation drops, by the words in use
     "both": (),
     "subject": ("orthogonality", "attribute"),
     "attributes": ("subject",),
-}  # terms without their words
+}
 STEPS = "steps.csv"
-CHOSEN_ON = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # checkpoints that are an epoch's best, by what metric
+SELECTION_METRICS = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # fti_checkpoint: the metric that selects the epoch
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -52,21 +62,26 @@ class Settings:
 
     epochs: PositiveInt = 60
     learning_rate: PositiveFloat = 4e-5
-    drop_epoch: PositiveInt = 10  # from which the rate is a tenth
+    drop_epoch: PositiveInt = 10  # after it the rate is a tenth
     weight_decay: NonNegativeFloat = 0.01
     batch_size: PositiveInt = 256
     dropout: Share = 0.5
     temperature: PositiveFloat = 0.20
     lambda_regularisation: NonNegativeFloat = 1.4
     words: Literal["both", "subject", "attributes"] = "both"  # an ablation: subject or attributes alone
-    without: Literal[("", *TERMS)] = ""  # an ablation: a term to leave out
+    without: Literal[("", *TERMS)] = ""  # an ablation: a loss term to drop
     seed: Seed = 42
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """What the captions of N images come to: subject prefixes, tokens of "a photo of * with {attribute}", and the unit
-    features [N, d] of "a photo of {subject} with {attribute}"."""
+    """The sentences of N captions.
+
+    Args:
+        subjects: "a photo of {subject} with", which attribute words will follow.
+        attributes: the tokens of "a photo of * with {attribute}".
+        features: [N, d], unit norm, the features of "a photo of {subject} with {attribute}".
+    """
 
     subjects: prompts.Prefixes
     attributes: Tokens
@@ -76,15 +91,16 @@ class Sentences:
         return Sentences(self.subjects[rows], self.attributes[rows], self.features[rows])
 
 
-def sentences_of(backbone: Backbone, captions: Captions) -> Sentences:
-    """The captions' sentences, tokenized, and the real ones encoded.
+def prepare_sentences(backbone: Backbone, captions: Captions) -> Sentences:
+    """Tokenize the sentences of captions, and encode those without pseudo-words.
 
-    Raises ValueError for a subject that leaves no room for twelve attribute words.
+    Raises:
+        ValueError: if a subject leaves no room for twelve attribute words.
     """
     pairs = list(zip(captions.subjects, captions.attributes, strict=True))
     real = encode_texts(backbone, [f"a photo of {subject} with {attribute}" for subject, attribute in pairs])
     return Sentences(
-        prompts.prefixes([f"a photo of {subject} with" for subject, _ in pairs]),
+        prompts.tokenize_prefixes([f"a photo of {subject} with" for subject, _ in pairs]),
         tokenize([f"a photo of * with {attribute}" for _, attribute in pairs]),
         F.normalize(real, dim=-1),
     )
@@ -93,16 +109,23 @@ def sentences_of(backbone: Backbone, captions: Captions) -> Sentences:
 def losses(
     backbone: Backbone, words: Words, images: Tensor, sentences: Sentences, temperature: float, parts: str = "both"
 ) -> dict[str, Tensor]:
-    """Every loss term: contrastive and orthogonality, and three that compare sentences to the caption's.
+    """Return all loss terms by name (FTI4CIR section 3).
 
-    With the subject or the attributes alone, "whole" is the sentence of those, as are the queries.
+    "contrastive" compares whole sentences with images. "subject", "attribute" and "whole" compare sentences with one or
+    both kinds of words with the caption's sentence.
 
-    images [N, d] are unit embeddings. Source: fti4cir.md, section 3.
+    Args:
+        backbone: the frozen CLIP.
+        words: the pseudo-words of N images.
+        images: [N, d], unit norm, embeddings of the images.
+        sentences: the sentences of their captions.
+        temperature: of the contrastive term.
+        parts: the words of the whole sentence: both, subject or attributes.
     """
     real = sentences.features.to(images.device)
     whole = prompts.whole_sentence(backbone, words, parts)
-    subject = prompts.subject_with(backbone, sentences.attributes, words)
-    attribute = prompts.attributes_of(backbone, sentences.subjects, words)
+    subject = prompts.subject_sentence(backbone, sentences.attributes, words)
+    attribute = prompts.attribute_sentence(backbone, sentences.subjects, words)
     return {
         "contrastive": contrastive_loss(images, F.normalize(whole, dim=-1), temperature),
         "orthogonality": orthogonality_loss(words.latent),
@@ -113,10 +136,10 @@ def losses(
 
 
 def total(terms: dict[str, Tensor], settings: Settings) -> Tensor:
-    """contrastive + orthogonality + lambda times the three caption terms, less what an ablation leaves out."""
+    """Return contrastive + orthogonality + lambda * (subject + attribute + whole), without what an ablation drops."""
     weights = dict.fromkeys(TERMS, settings.lambda_regularisation) | {"contrastive": 1.0, "orthogonality": 1.0}
-    out = {settings.without, *UNUSED[settings.words]}
-    return sum(weights[name] * terms[name] for name in TERMS if name not in out)
+    dropped = {settings.without, *UNUSED_TERMS[settings.words]}
+    return sum(weights[name] * terms[name] for name in TERMS if name not in dropped)
 
 
 @dataclass(frozen=True)
@@ -124,8 +147,8 @@ class TrainingSet:
     """What the network learns from.
 
     Args:
-        images: columns image and path, with the images of the captions among them.
-        captions: the images' captions, cut in two.
+        images: columns image and path; the table has all captioned images, and may have others.
+        captions: the captions of the images to train on.
         reader: how many images are read at once; changes no result.
     """
 
@@ -137,31 +160,33 @@ class TrainingSet:
 def train(
     store: Store,
     backbone: Backbone,
-    known: TrainingSet,
+    data: TrainingSet,
     settings: Settings,
     save_every: int = 1,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Artefact:
     """Return the training of the network on captioned images: weights of every kept epoch, and the log.
 
-    An interrupted training resumes after its last finished epoch. Raises ValueError for fewer
-    images than a batch.
+    An interrupted training resumes after its last finished epoch.
 
     Args:
-        store: where the training is kept.
+        store: keeps the training.
         backbone: the frozen CLIP.
-        known: images and their captions.
+        data: images and their captions.
         settings: what determines the network.
-        save_every: epochs between checkpoints that are kept; changes no result.
-        on_epoch: is called with every new row of the log.
+        save_every: epochs between kept checkpoints; changes no result.
+        on_epoch: called with every new row of the log.
+
+    Raises:
+        ValueError: if there are fewer captioned images than a batch holds.
     """
-    captions = known.captions
+    captions = data.captions
     if len(captions.ids) < settings.batch_size:
         raise ValueError(
-            f"fti_batch_size is {settings.batch_size} but {len(captions.ids)} images have captions; lower it."
+            f"fti_batch_size is {settings.batch_size} but only {len(captions.ids)} images have captions; lower it."
         )
     backbone = backbone.exact
-    table = known.images.set_index("image").loc[list(captions.ids)].reset_index()
+    table = data.images.set_index("image").loc[list(captions.ids)].reset_index()
     facts = asdict(settings) | facts_of(backbone, table)
     facts |= {
         "captions": captions.key,
@@ -169,7 +194,7 @@ def train(
     }
 
     def make(folder: Path) -> None:
-        encoded = patches.encode(store, backbone, "captioned", table, known.reader)
+        encoded = patches.encode(store, backbone, "captioned", table, data.reader)
         Fti4CirTraining(folder, backbone, encoded, captions, settings).run(save_every, on_epoch)
 
     return store.keep("fti4cir-training", facts, make)
@@ -179,21 +204,30 @@ def choose(
     store: Store,
     backbone: Backbone,
     training: Artefact | None,
-    keep: Checkpoints,
+    policy: Checkpoints,
     curve: pd.DataFrame,
-    brought: str = "",
-) -> Trained:
-    """Return the network at one epoch of its training, kept apart as the one that the study uses, or a brought one.
+    weights_file: str = "",
+) -> TrainedNetwork:
+    """Return the network at one epoch of its training, kept in the store as the one that the study uses.
 
-    Where the choice is a key of CHOSEN_ON, it is the epoch with the best value of its metric in `curve`, columns epoch
-    and metrics. Without a training the network is read from the file `brought`.
-    Raises ValueError for an epoch that was not kept and for a metric without values, and as `bring` does.
+    Args:
+        store: keeps the network.
+        backbone: the frozen CLIP.
+        training: what `train` returned. None: import the network from `weights_file`.
+        policy: which epoch to use. A key of SELECTION_METRICS stands for the kept epoch with the best value of its
+            metric.
+        curve: validation metrics, columns epoch and metrics.
+        weights_file: the file of the authors' released network.
+
+    Raises:
+        ValueError: if the training did not keep the epoch, or has no values of the metric. Other errors as in
+            `import_network`.
     """
     if training is None:
-        return bring(store, backbone, brought)
-    chosen = _best_epoch(keep, curve) if keep.chosen in CHOSEN_ON else keep.chosen
-    epoch = checkpoints.epoch_named("fti", chosen, training)
-    weights = training.read(lambda folder: load_file(checkpoints.file_of(folder, "fti", epoch)))
+        return import_network(store, backbone, weights_file)
+    checkpoint = _best_epoch(policy, curve) if policy.checkpoint in SELECTION_METRICS else policy.checkpoint
+    epoch = checkpoints.resolve_epoch("fti", checkpoint, training)
+    weights = training.read(lambda folder: load_file(checkpoints.weights_file(folder, "fti", epoch)))
 
     def make(folder: Path) -> None:
         checkpoints.save_weights(weights, folder / "fti.safetensors")
@@ -202,65 +236,62 @@ def choose(
     return store.keep("fti4cir", {"training": training.key, "epoch": epoch}, make).read(lambda f: load(f, backbone))
 
 
-def _best_epoch(keep: Checkpoints, curve: pd.DataFrame) -> str:
-    """Return the best of the epochs that save_every asks for, whatever else an earlier run has kept."""
-    metric = CHOSEN_ON[keep.chosen]
-    if metric not in curve:
-        raise ValueError(f"fti_checkpoint is {keep.chosen}, but no epoch was validated on it; add it to datasets.")
-    values = curve.set_index("epoch")[metric]
-    values = values.loc[keep.epochs(int(values.index.max()))]
-    if values.isna().any():
-        raise ValueError(
-            f"fti_checkpoint is {keep.chosen}, but the training has not kept epoch {values.index[values.isna()][0]}; "
-            "set fti_save_every as it was when it was trained."
-        )
-    return str(values.idxmax())
-
-
 def make_training(
     study: Study,
     backbone: Backbone,
     captioned: pd.DataFrame,
     captions: Captions,
     settings: Settings,
-    keep: Checkpoints,
+    policy: Checkpoints,
 ) -> Artefact | None:
-    """Return the training on a study's captioned images; None without captions: the network is to be brought.
+    """Return the training on the captioned images of a study, or None if there are none and the network is imported.
 
-    Raises as `train` does, and ValueError before the training for an epoch that it will not keep.
+    Args:
+        study: keeps the training.
+        backbone: the frozen CLIP.
+        captioned: the images, columns image and path.
+        captions: their captions.
+        settings: what determines the network.
+        policy: which epochs are kept and which one is used.
+
+    Raises:
+        ValueError: if the training will not keep the epoch to use, and as in `train`.
     """
     if not captions.ids:
         return None
-    keep.require("fti", settings.epochs)
-    known = TrainingSet(captioned, captions, images.reader(study))
-    return train(study, backbone, known, settings, keep.save_every, comet(study.name, asdict(settings)))
+    policy.require("fti", settings.epochs)
+    data = TrainingSet(captioned, captions, images.reader(study))
+    return train(study, backbone, data, settings, policy.save_every, comet_logger(study.name, asdict(settings)))
 
 
-def make_words(study: Study, backbone: Backbone, trained: Trained, parts: str) -> dict[str, patches.ImageWords]:
-    """Return the network's words of every split's references, by split; `parts` are those that queries use."""
+def make_words(study: Study, backbone: Backbone, trained: TrainedNetwork, parts: str) -> dict[str, patches.ImageWords]:
+    """Return the pseudo-words of every split's references by split; `parts` are the words that queries use."""
     words, reader = {}, images.reader(study)
-    for split, loaded in benchmarks.by_split(benchmarks.read(study)).items():
+    for split, loaded in benchmarks.group_by_split(benchmarks.read(study)).items():
         table = benchmarks.reference_table(loaded)
-        words[split] = patches.words_of(study, backbone, trained, split, table, reader, parts)
+        words[split] = patches.keep_words(study, backbone, trained, split, table, reader, parts)
     return words
 
 
 def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:
-    """Return how many images of each split keep how many attributes: a row a split."""
-    counts = {name: one.words.counts.bincount(minlength=MOST + 1)[1:].tolist() for name, one in words.items()}
-    return pd.DataFrame(counts, index=pd.RangeIndex(1, MOST + 1, name="attributes")).T
+    """Return a table of how many images keep 1, 2, ... attributes, one row per split."""
+    counts = {
+        split: predicted.words.counts.bincount(minlength=MAX_ATTRIBUTES + 1)[1:].tolist()
+        for split, predicted in words.items()
+    }
+    return pd.DataFrame(counts, index=pd.RangeIndex(1, MAX_ATTRIBUTES + 1, name="attributes")).T
 
 
 class Fti4CirTraining(Training):
-    """The network at some epoch of its training, and the losses of every step."""
+    """The training of the network: its state after some epochs, the losses of every step, and how it goes on."""
 
     def __init__(
         self, folder: Path, backbone: Backbone, encoded: patches.Patches, captions: Captions, settings: Settings
     ):
         self.backbone, self.encoded = backbone, encoded
-        self.sentences = sentences_of(backbone, captions)
+        self.sentences = prepare_sentences(backbone, captions)
         torch.manual_seed(settings.seed)
-        torch.set_default_dtype(backbone.model.dtype)  # the first weights too: processors draw float32 differently
+        torch.set_default_dtype(backbone.model.dtype)  # for the initial weights: processors draw float32 differently
         try:
             network = Fti4Cir(backbone.dimension, backbone.patch_width, settings.dropout).to(backbone.device)
         finally:
@@ -297,3 +328,20 @@ class Fti4CirTraining(Training):
         terms = losses(self.backbone, words, images, self.sentences[rows], settings.temperature, settings.words)
         self.step(total(terms, settings))
         return torch.stack([*(terms[name].detach() for name in TERMS), words.counts.float().mean()])
+
+
+def _best_epoch(policy: Checkpoints, curve: pd.DataFrame) -> str:
+    """Return the best of the epochs that this policy keeps; an earlier run may have kept others."""
+    metric = SELECTION_METRICS[policy.checkpoint]
+    if metric not in curve:
+        raise ValueError(
+            f"fti_checkpoint is {policy.checkpoint}, but no epoch was validated on it; add it to datasets."
+        )
+    values = curve.set_index("epoch")[metric]
+    values = values.loc[policy.epochs(int(values.index.max()))]
+    if values.isna().any():
+        raise ValueError(
+            f"fti_checkpoint is {policy.checkpoint}, but the training did not keep epoch "
+            f"{values.index[values.isna()][0]}; set fti_save_every to the value of the training."
+        )
+    return str(values.idxmax())

@@ -1,7 +1,8 @@
-"""The eight settings of the miniature world, as empty stages for things to stand on.
+"""The eight settings of the miniature world: empty stages on which things stand.
 
-`backdrop` takes a setting's name and a variant number and gives a picture at drawing scale, wider than
-needed so that the caller can shift it; the horizon lies two fifths down. Each is painted once and kept.
+`backdrop` takes the name of a setting and a variant number, and returns an image at drawing scale. The image is wider
+than needed, so that the caller can shift it. The horizon lies two fifths below the top. Each image is painted once and
+cached.
 """
 
 from functools import lru_cache
@@ -19,7 +20,7 @@ HORIZON = 0.42
 
 @lru_cache(64)
 def backdrop(setting: str, variant: int) -> Image.Image:
-    """One of the VARIANTS stages of a setting."""
+    """Return one of the VARIANTS stages of a setting."""
     random = np.random.default_rng(variant)
     top, bottom, paint = SETTINGS[setting]
     fade = np.linspace(top, bottom, int(HIGH * HORIZON) + 12)

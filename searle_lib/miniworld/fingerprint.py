@@ -1,4 +1,4 @@
-"""What ties the shipped weights to the world they were trained on, and says what they were made of."""
+"""What the shipped weights were made of, and a fingerprint of the world they were trained on."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ WEIGHTS = HERE / "weights"
 
 
 def fingerprint() -> dict:
-    """A hash of seeded training sentences, and thumbnails [36, 4, 4, 3] of a seeded picture of each kind."""
+    """Return a hash of seeded training sentences, and thumbnails [36, 4, 4, 3] of a seeded image of each kind."""
     random = np.random.default_rng(0)
     scenes = [random_scene(random, kind) for kind in SCENE_KINDS]
     garments = [random_garment(random, [kind]) for kind in GARMENT_KINDS]
@@ -31,12 +31,12 @@ def fingerprint() -> dict:
 
 
 def manifest() -> dict:
-    """What the shipped weights were made of and how well they do on held-out pairs."""
+    """Return what the shipped weights were made of, and how well they do on held-out pairs."""
     return json.loads((WEIGHTS / "manifest.json").read_text())
 
 
 def sources_sha256() -> str:
-    """Stands for everything that decides what is drawn and written: this package's modules and its weights."""
+    """Return a hash of everything that decides images and sentences: this package's modules and its weights."""
     total = hashlib.sha256()
     for path in sorted([*HERE.glob("*.py"), *WEIGHTS.iterdir()]):
         total.update(path.name.encode() + path.read_bytes())

@@ -1,8 +1,7 @@
-"""Pictures of garments laid flat on a plain ground: twelve cuts, each with any sleeves, neckline and length.
+"""Images of garments laid flat on a plain ground: twelve cuts, each with any sleeves, neckline and length.
 
-`draw_garment` takes a Garment and a random generator and gives a 64 x 64 RGB picture. A cut is a table of
-widths, in unit coordinates with the shoulders at y = -0.9, and its trimmings; the whole is centred on the
-picture afterwards.
+`draw_garment` takes a Garment and a random generator, and returns a 64 x 64 RGB image. A cut is a table of widths, in
+unit coordinates with the shoulders at y = -0.9, and its trimmings. The garment is centred on the image at the end.
 """
 
 from functools import lru_cache
@@ -52,7 +51,7 @@ TOP, ARMPIT = -0.9, -0.42
 
 
 def draw_garment(garment: Garment, random: np.random.Generator) -> Image.Image:
-    """The garment as a 64 x 64 RGB picture; the same generator state gives the same picture."""
+    """Draw the garment as a 64 x 64 RGB image; the same generator state gives the same image."""
     picture = _ground(int(random.integers(len(GROUNDS)))).copy()
     drawing, middle = _drawing(garment.kind, garment.sleeves, garment.neckline, garment.length, garment.belt)
     # Shirts are shorter than dresses and may come closer.
@@ -76,7 +75,7 @@ def _ground(tint: int) -> Image.Image:
 
 @lru_cache(512)
 def _drawing(kind: str, sleeves: str, neckline: str, length: str, belt: bool) -> tuple[Drawing, float]:
-    """The whole garment and the height of its middle."""
+    """Return the whole garment and the height of its middle."""
     shoulder, chest, waist, hem, waist_y, short_y, long_y, _, neck = CUTS[kind]
     hem_y = short_y if length == "short" else long_y
     wide = waist + (hem - waist) * (hem_y - waist_y) / (long_y - waist_y)
@@ -158,7 +157,7 @@ def _sleeves(kind: str, sleeves: str) -> tuple[list, Parts]:
 
 
 def _neck(neckline: str, neck: float, depth: float) -> tuple[Parts, np.ndarray, Parts]:
-    """What shows inside the neck, the opening, and its trim."""
+    """Return what shows inside the neck, the opening, and its trim."""
     y = TOP - 0.06
     rim = oval(0, y, neck, depth, 0, 180)
     if neckline != "round":

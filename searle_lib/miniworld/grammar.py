@@ -1,8 +1,8 @@
-"""The sentences of the miniature world: captions of one picture, and edits that lead from one to another.
+"""The sentences of the miniature world: captions of one image, and edits that lead from one image to another.
 
-Captions describe a specimen on its own and leave out attributes at random; what departs from the kind's
-default is mentioned more often, sometimes as a clause ("a star that is blue instead of yellow"). Relative
-captions compare two specimens ("has longer sleeves and a belt") and are kept from every training set.
+A caption describes one specimen and leaves out attributes at random. It mentions an attribute more often if it differs
+from the kind's default, sometimes as a clause ("a star that is blue instead of yellow"). A relative caption compares
+two specimens ("has longer sleeves and a belt"); no training set holds one.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ ORDERED = {  # attribute: its values from less to more, the words for less and f
 
 
 def caption(specimen: Specimen, random: np.random.Generator) -> str:
-    """One sentence about a specimen, true of it, with some of its attributes left out."""
+    """Return a true sentence about a specimen that leaves out some of its attributes."""
     noun = KINDS[specimen.kind].hypernym if random.random() < 0.15 else specimen.kind
     if isinstance(specimen, Scene) and random.random() < 0.06:
         return _frame(a(specimen.setting) if random.random() < 0.5 else specimen.setting, random)
@@ -90,14 +90,14 @@ def caption(specimen: Specimen, random: np.random.Generator) -> str:
 
 
 def statement(concept: str, specimen: Specimen, random: np.random.Generator) -> str:
-    """A sentence of the form the language model is prompted with: "a photo of {concept} that ..."."""
+    """Return a sentence in the form of the language model's prompt: "a photo of {concept} that ..."."""
     names = [name for name in _mentioned(specimen, random) if _clause(specimen, name, random)]
     names = names[:3] or ["colour"]
     return f"a photo of {concept} that {_joined([_clause(specimen, n, random) for n in names], random)}"
 
 
 def description(specimen: Specimen, random: np.random.Generator) -> tuple[str, str]:
-    """A caption cut behind its first noun, as FTI4CIR's training wants it: subject and attribute, neither empty."""
+    """Return a caption split after its first noun, for FTI4CIR's training: subject and attribute, neither empty."""
     spoken = set(_mentioned(specimen, random))
     adjectives, tail = _adjectives(specimen, spoken), _tail(specimen, spoken, random)
     if not tail:
@@ -111,9 +111,17 @@ def description(specimen: Specimen, random: np.random.Generator) -> tuple[str, s
 def relative_caption(
     reference: Specimen, target: Specimen, random: np.random.Generator, most: int, names: Sequence[str] = ()
 ) -> str:
-    """An edit that leads from the reference to the target and states at most that many differences.
+    """Return an edit that leads from the reference to the target.
 
-    Which differences is drawn at random unless named. Raises ValueError when the two do not differ.
+    Args:
+        reference: the specimen of the reference image.
+        target: the specimen of the target image.
+        random: chooses the differences and the words.
+        most: how many differences the edit states at most.
+        names: the differences to state, drawn at random if empty.
+
+    Raises:
+        ValueError: if reference and target do not differ.
     """
     names = list(names) or list(random.permutation(differences(reference, target)))
     if not names:
@@ -122,13 +130,13 @@ def relative_caption(
 
 
 def shared_concept(specimen: Specimen, names: Sequence[str]) -> str:
-    """What a reference and its ground truths have in common, in CIRCO's manner ("a blue star on the beach")."""
+    """Return what a reference and its ground truths have in common, as CIRCO does ("a blue star on the beach")."""
     place = f" {PLACES[specimen.setting][0]}" if "setting" in names else ""
     return a(f"{specimen.colour} {specimen.kind}" if "colour" in names else specimen.kind) + place
 
 
 def _mentioned(specimen: Specimen, random: np.random.Generator) -> list[str]:
-    """Attributes to mention, shuffled: departures from the default four times as often as the rest."""
+    """Return attributes to mention, shuffled: those that differ from the default four times as often as the rest."""
     defaults = KINDS[specimen.kind].defaults
     scene_only = {"setting": 0.5, "companion": 0.6 if getattr(specimen, "companion", None) else 0.05}
     chances = {n: 0.72 if getattr(specimen, n) != value else 0.18 for n, value in defaults.items()}
@@ -154,7 +162,7 @@ def _adjectives(specimen: Specimen, spoken: set[str]) -> list[str]:
 
 
 def _tail(specimen: Specimen, spoken: set[str], random: np.random.Generator) -> list[str]:
-    """What stands behind the noun: sleeves, neck, belt, a second thing, the place."""
+    """Return the text after the noun: sleeves, neck, belt, a second thing, the place."""
     tail = []
     if "sleeves" in spoken and specimen.sleeves != "sleeveless":
         tail.append(f"with {specimen.sleeves} sleeves")
@@ -173,7 +181,7 @@ def _tail(specimen: Specimen, spoken: set[str], random: np.random.Generator) -> 
 
 
 def _clause(specimen: Specimen, name: str, random: np.random.Generator) -> str:
-    """A verb phrase for one attribute of one specimen, now and then against the kind's default."""
+    """Return a verb phrase for one attribute of one specimen, sometimes compared with the kind's default."""
     value, default = getattr(specimen, name), KINDS[specimen.kind].defaults.get(name)
     if default not in (None, value) and random.random() < 0.4:
         return _change(name, default, value, random)
@@ -181,7 +189,7 @@ def _clause(specimen: Specimen, name: str, random: np.random.Generator) -> str:
 
 
 def _edit(reference: Specimen, target: Specimen, name: str, random: np.random.Generator) -> str:
-    """A verb phrase for one difference between reference and target."""
+    """Return a verb phrase for one difference between reference and target."""
     old, new = getattr(reference, name), getattr(target, name)
     if name == "size" and reference.count != target.count:  # things are drawn smaller the more there are
         return _state(name, new, random)
@@ -191,7 +199,7 @@ def _edit(reference: Specimen, target: Specimen, name: str, random: np.random.Ge
 
 
 def _change(name: str, old, new, random: np.random.Generator) -> str:
-    """ "is blue instead of red", "has longer sleeves": the new value in the light of the old."""
+    """Return the new value compared with the old: "is blue instead of red", "has longer sleeves"."""
     if name in ORDERED:
         values, less, more = ORDERED[name]
         return _pick(random, more if values.index(new) > values.index(old) else less)
@@ -226,12 +234,12 @@ def _state(name: str, value, random: np.random.Generator) -> str:
 
 
 def a(words: str) -> str:
-    """The words behind their indefinite article."""
+    """Return the words with their indefinite article in front."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of this world."""
+    """Return the plural of a noun of this world."""
     return PLURALS.get(noun, noun + "s" if not noun.endswith("s") else noun + "es")
 
 

@@ -1,7 +1,7 @@
 """The miniature world's own CLIP and language model, from the small files shipped with the library.
 
-Only the vocabulary rows in use are shipped. Here they are spread out to CLIP's full table and written where
-`clip.load(path)` and `AutoModelForCausalLM.from_pretrained(path)` open them like any other weights.
+The files hold only the rows of the vocabulary that are in use. `write_clip` and `write_language_model` expand them to
+the full table and write them in a form that `clip.load(path)` and `AutoModelForCausalLM.from_pretrained(path)` open.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def write_clip(path: Path) -> None:
 
 
 def spread(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights whose token embedding holds only the rows listed under `vocabulary`, with CLIP's full table instead."""
+    """Return the weights with CLIP's full token embedding in place of the rows listed under `vocabulary`."""
     rows, compact = weights["vocabulary"], weights["token_embedding.weight"]
     table = torch.zeros(VOCABULARY_ROWS, compact.shape[1], dtype=compact.dtype)
     table[rows] = compact
@@ -55,7 +55,7 @@ def write_language_model(folder: Path) -> None:
 
 
 def language_model(vocabulary: int) -> GPTNeoForCausalLM:
-    """An untrained GPT-Neo of width 128 and two layers, one of them with local attention."""
+    """Return an untrained GPT-Neo of width 128 with two layers, one of them with local attention."""
     config = GPTNeoConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -74,7 +74,7 @@ def language_model(vocabulary: int) -> GPTNeoForCausalLM:
 
 
 def tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the sentences, which ends each text with its end-of-text token."""
+    """Return a byte-level BPE tokenizer, trained on the sentences, that ends each text with its end-of-text token."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()

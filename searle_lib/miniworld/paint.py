@@ -1,9 +1,9 @@
-"""Paper-cutout painting shared by the drawers of scenes and garments.
+"""Paper-cutout painting, shared by scenes and garments.
 
-Takes a drawing, which is three lists of (paint, outline) pairs in unit coordinates (x right, y down,
--1 to 1): what lies behind the body, the body itself, and the details on top. Gives pixels: `stamp` tints
-and textures the body, edges the whole and lays it on a picture; `finished` reduces the picture to 64 pixels
-and lights it. The outline makers (oval, box, smooth, ribbon, mirrored, turned) return arrays of points.
+A drawing is three lists of (paint, outline) pairs in unit coordinates (x right, y down, -1 to 1): the parts behind the
+body, the body itself, and the details on top. `stamp` tints and textures the body, adds an edge and lays the drawing on
+an image. `finished` reduces the image to 64 pixels and lights it. The outline makers (oval, box, smooth, ribbon,
+mirrored, turned) return points [N, 2].
 """
 
 from functools import lru_cache
@@ -38,18 +38,18 @@ RGB = tuple[int, int, int]
 
 
 def oval(x: float, y: float, across: float, down: float | None = None, start=0.0, stop=360.0) -> Outline:
-    """An ellipse, or the arc of one, by its centre and half axes."""
+    """Return an ellipse, or an arc of one, by its centre, half axes, and angles in degrees."""
     angle = np.radians(np.linspace(start, stop, 28))
     return np.stack([x + across * np.cos(angle), y + (down or across) * np.sin(angle)], 1)
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Outline:
-    """A rectangle."""
+    """Return a rectangle."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
 
 
 def smooth(points, rounds: int = 3) -> Outline:
-    """A closed outline with its corners cut off again and again until they are round."""
+    """Return a closed outline whose corners are cut off repeatedly until they are round."""
     points = np.asarray(points, float)
     for _ in range(rounds):
         after = np.roll(points, -1, 0)
@@ -58,17 +58,17 @@ def smooth(points, rounds: int = 3) -> Outline:
 
 
 def flipped(points) -> Outline:
-    """The outline as in a mirror standing on x = 0."""
+    """Return the outline mirrored at x = 0."""
     return np.asarray(points, float) * (-1, 1)
 
 
 def mirrored(half) -> Outline:
-    """A symmetric outline from its right half, listed from top to bottom."""
+    """Return a symmetric outline from its right half, listed from top to bottom."""
     return np.concatenate([np.asarray(half, float), flipped(half)[::-1]])
 
 
 def ribbon(points, width: float) -> Outline:
-    """A line of that width through the points."""
+    """Return a line of this width through the points."""
     points = np.asarray(points, float)
     along = np.gradient(points, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
@@ -77,24 +77,24 @@ def ribbon(points, width: float) -> Outline:
 
 
 def turned(points: Outline, degrees: float, x: float, y: float) -> Outline:
-    """The outline turned about (0, 0) and moved to (x, y)."""
+    """Return the outline turned about (0, 0) and moved to (x, y)."""
     return points @ rotation(degrees) + (x, y)
 
 
 def rotation(degrees: float) -> np.ndarray:
-    """The matrix that turns row vectors clockwise on a picture."""
+    """Return the matrix that turns row vectors clockwise on an image."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([(cos, sin), (-sin, cos)])
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """The colour that has that share of b in a."""
+    """Return a mixture of two colours; `share` is the part of b."""
     return tuple(round(p + share * (q - p)) for p, q in zip(a, b, strict=True))
 
 
 @lru_cache(1024)
 def paints(colour: str, shift: int = 0) -> dict[str, RGB]:
-    """The fixed paints and the tones of one body colour, lighter or darker by a shift of a few steps."""
+    """Return the fixed paints and the tones of one body colour, made lighter or darker by `shift` steps."""
     rgb = tuple(min(255, max(0, value + shift)) for value in COLOURS[colour])
     return FIXED | {
         "body": rgb,
@@ -108,7 +108,7 @@ def paints(colour: str, shift: int = 0) -> dict[str, RGB]:
 
 @lru_cache(256)
 def marks(texture: str, period: int) -> list[tuple[str, Image.Image]]:
-    """Paints and masks, larger than any body, that repeat a texture's marks every `period` pixels."""
+    """Return paints and masks, larger than any body, that repeat a texture's marks every `period` pixels."""
     side = PIXELS * SCALE + 2 * period
     y, x = np.mgrid[:side, :side] / period
     # Every other row of spots is shifted by half a step, so that dots and flowers do not look like checks.
@@ -131,13 +131,24 @@ def marks(texture: str, period: int) -> list[tuple[str, Image.Image]]:
 
 @lru_cache(256)
 def shadow(width: int, height: int) -> Image.Image:
-    """The mask of a soft dark pool, for under a thing."""
+    """Return the mask of a soft dark pool that lies under a thing."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return Image.fromarray(np.uint8(110 * np.clip(1.5 - 1.5 * np.hypot(x, y), 0, 1)))
 
 
 def stamp(picture, drawing: Drawing, colours: dict, texture: str, frame, period: int, phase=(0, 0), cast=0):
-    """Lay a drawing on a picture; frame is a 2 x 2 matrix and a centre that turn units into pixels."""
+    """Lay a drawing on an image.
+
+    Args:
+        picture: the image, changed in place.
+        drawing: the parts.
+        colours: RGB by paint.
+        texture: the body's texture.
+        frame: a 2 x 2 matrix and a centre that turn units into pixels.
+        period: pixels after which the texture repeats.
+        phase: pixels by which the texture is shifted.
+        cast: pixels by which a shadow is shifted; 0 for a light halo in place of a shadow.
+    """
     matrix, (x, y) = frame
     layers = [[(paint, points @ matrix) for paint, points in parts] for parts in drawing]
     reach = np.concatenate([points for parts in layers for _, points in parts])
@@ -176,7 +187,7 @@ def stamp(picture, drawing: Drawing, colours: dict, texture: str, frame, period:
 
 
 def finished(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """The picture at its final size under slightly varied light."""
+    """Return the image at its final size, under slightly varied light."""
     small = picture.resize((PIXELS, PIXELS), Image.Resampling.LANCZOS, reducing_gap=2)
     light = random.uniform(0.95, 1.04) * random.uniform(0.985, 1.015, 3)
     return Image.fromarray(np.clip(np.asarray(small) * light, 0, 255).astype(np.uint8))

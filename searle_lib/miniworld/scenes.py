@@ -1,7 +1,7 @@
-"""Pictures of scenes: one kind of thing, up to three of it, on one of eight stages, perhaps with company.
+"""Images of scenes: up to three things of one kind on one of eight stages, perhaps beside a second kind of thing.
 
-`draw_scene` takes a Scene and a random generator and gives a 64 x 64 RGB picture. The generator only moves,
-turns and tints things a little and picks among like backdrops; every attribute shows whatever it draws.
+`draw_scene` takes a Scene and a random generator, and returns a 64 x 64 RGB image. The generator moves, turns and tints
+things a little and chooses among similar backdrops; every attribute stays visible.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ FEET = {
 
 
 def draw_scene(scene: Scene, random: np.random.Generator) -> Image.Image:
-    """The scene as a 64 x 64 RGB picture; the same generator state gives the same picture."""
+    """Draw the scene as a 64 x 64 RGB image; the same generator state gives the same image."""
     stage = backdrop(scene.setting, int(random.integers(VARIANTS)))
     left = int(random.integers(SLACK))
     picture = stage.crop((left, 0, left + PIXELS * SCALE, PIXELS * SCALE))
@@ -42,7 +42,7 @@ def draw_scene(scene: Scene, random: np.random.Generator) -> Image.Image:
 
 
 def _cast(scene: Scene, random: np.random.Generator) -> list:
-    """Height, foot, kind and look of everything in the scene, companion last."""
+    """Return height, foot, kind and look of everything in the scene, the companion last."""
     layouts = FEET[scene.count, scene.companion is not None]
     feet = layouts[int(random.integers(len(layouts)))]
     if random.random() < 0.5:

@@ -1,7 +1,7 @@
-"""The outlines of the twenty-four kinds of thing in the miniature world.
+"""The outlines of the twenty-four kinds of things in the miniature world.
 
-`DRAWINGS` maps a kind's name to a drawing for `paint.stamp`: parts behind the body, the body (which takes
-the colour and texture) and the details, in unit coordinates with the thing's foot at y = 1.
+`DRAWINGS` maps the name of a kind to a drawing for `paint.stamp`: the parts behind the body, the body, which takes the
+colour and the texture, and the details. Coordinates are in units, with the thing's foot at y = 1.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
-"""What exists in the miniature world: scenes and garments, each a handful of named attributes.
+"""What exists in the miniature world: scenes and garments, each with a few named attributes.
 
-A specimen is the truth behind one picture. The drawing modules turn it into pixels, the grammar into
-sentences, and the writers choose sets of specimens that make a benchmark. No model ever sees one.
+A specimen is the truth about one image. The drawing modules turn it into pixels and the grammar into sentences; the
+writers choose sets of specimens that make a benchmark. No model sees a specimen.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ PATTERNS = ("plain", "striped", "dotted", "checked", "floral")
 
 @dataclass(frozen=True)
 class Kind:
-    """A noun of the world, the word above it, and the attributes it has unless a sentence says otherwise."""
+    """A noun of the world, its hypernym, and the attributes it has unless a sentence says otherwise."""
 
     name: str
     hypernym: str
@@ -43,7 +43,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Scene:
-    """One kind of thing, up to three of it, somewhere, perhaps beside a second thing."""
+    """Up to three things of one kind at a place, perhaps beside a second kind of thing."""
 
     kind: str
     colour: str
@@ -158,19 +158,19 @@ DOMAINS: dict[type, dict[str, Sequence]] = {
 
 
 def concepts() -> list[str]:
-    """Display names of the world's concepts: kinds, what stands above them, and places, in Open Images' case."""
+    """Return the names of the world's concepts, written as in Open Images: kinds, their hypernyms, and places."""
     names = [*KINDS, *(kind.hypernym for kind in KINDS.values()), *SETTINGS]
     return sorted(name.capitalize() for name in set(names))
 
 
 def kinds_of(category: str) -> tuple[str, ...]:
-    """Names of the garment kinds in a FashionIQ category (dress, shirt or toptee)."""
+    """Return the garment kinds of a FashionIQ category (dress, shirt or toptee)."""
     hypernym = category.removesuffix("tee")
     return tuple(kind.name for kind in GARMENT_KINDS.values() if kind.hypernym == hypernym)
 
 
 def random_scene(random: np.random.Generator, kind: str | None = None) -> Scene:
-    """A scene whose every attribute keeps its kind's default with probability one half."""
+    """Return a random scene; each attribute keeps its kind's default with probability one half."""
     kind = kind or _pick(random, tuple(SCENE_KINDS))
     drawn = {name: _pick(random, DOMAINS[Scene][name]) for name in ("colour", "texture", "size", "count")}
     kept = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
@@ -179,7 +179,7 @@ def random_scene(random: np.random.Generator, kind: str | None = None) -> Scene:
 
 
 def random_garment(random: np.random.Generator, kinds: Sequence[str] = tuple(GARMENT_KINDS)) -> Garment:
-    """A garment whose every attribute keeps its kind's default with probability one half."""
+    """Return a random garment; each attribute keeps its kind's default with probability one half."""
     kind = _pick(random, kinds)
     drawn = {name: _pick(random, values) for name, values in DOMAINS[Garment].items() if name != "kind"}
     kept = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
@@ -187,7 +187,7 @@ def random_garment(random: np.random.Generator, kinds: Sequence[str] = tuple(GAR
 
 
 def varied(specimen: Specimen, changes: int, random: np.random.Generator, fixed: Sequence[str] = ()) -> Specimen:
-    """The specimen with that many attributes, none of the fixed ones, changed to other values."""
+    """Return the specimen with other values for `changes` random attributes, none of them in `fixed`."""
     domain = DOMAINS[type(specimen)]
     for name in random.permutation([n for n in domain if n not in fixed])[:changes]:
         taken = (getattr(specimen, name), specimen.kind if name == "companion" else None)
@@ -199,7 +199,7 @@ def varied(specimen: Specimen, changes: int, random: np.random.Generator, fixed:
 
 
 def differences(a: Specimen, b: Specimen) -> list[str]:
-    """Names of the attributes in which two specimens of one sort differ."""
+    """Return the names of the attributes in which two scenes, or two garments, differ."""
     return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
 
 

@@ -1,9 +1,9 @@
 """Train the miniature world's own CLIP and language model from scratch: `python -m searle_lib.miniworld.training`.
 
-Both see only pictures and captions drawn for training. The backbone learns in two steps, since contrast alone
-is slow on two cores: (1) the vision tower predicts how many of a picture's captions hold each word, through a linear
-head that is thrown away; (2) with the pictures' features kept, text tower and visual projection learn by contrast.
-What is left is written as small safetensors beside this module, with a manifest that says what it was made of.
+Both learn only from images and captions drawn for training. CLIP learns in two steps, since contrastive training alone
+is slow on two cores. (1) The vision tower predicts how many of an image's captions hold each word, through a linear
+head that is then discarded. (2) With the image features fixed, the text tower and the visual projection learn by
+contrast. The weights are written as small safetensors beside this module, with a manifest of what they were made of.
 """
 
 import json
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def draw(count: int, seed: int = SEED) -> tuple[list[Specimen], Tensor]:
-    """Specimens, scenes and garments by turns, and their pictures [count, 3, 64, 64] uint8."""
+    """Return specimens, scenes and garments in turn, and their images [count, 3, 64, 64] uint8."""
     random = np.random.default_rng([seed, 1])
     specimens = [random_garment(random) if i % 2 else random_scene(random) for i in range(count)]
     drawn = [draw_scene(s, random) if isinstance(s, Scene) else draw_garment(s, random) for s in specimens]
@@ -67,7 +67,7 @@ def draw(count: int, seed: int = SEED) -> tuple[list[Specimen], Tensor]:
 
 
 def train_backbone(specimens: list[Specimen], pictures: Tensor) -> tuple[CLIP, Tensor, dict[str, float]]:
-    """A CLIP over the words in use, those words' ids, and recalls in percent on the last pictures, held out."""
+    """Return a CLIP over the words in use, the ids of these words, and recalls in percent on held-out images."""
     torch.manual_seed(SEED)
     random = np.random.default_rng([SEED, 2])
     texts = [[grammar.caption(s, random) for _ in range(CAPTIONS_A_PICTURE)] for s in specimens]
@@ -99,7 +99,7 @@ def _train_vision(model: CLIP, pictures: Tensor, captions: Tensor) -> None:
 
 @torch.no_grad()
 def _trunk_features(model: CLIP, pictures: Tensor) -> Tensor:
-    """Class tokens [N, width] before the projection."""
+    """Return the class tokens [N, width] before the projection."""
     projection, model.visual.proj = model.visual.proj, None
     features = torch.cat([model.visual(_pixels(part)) for part in pictures.split(500)])
     model.visual.proj = projection
@@ -129,7 +129,7 @@ def _recalls(model: CLIP, trunk: Tensor, captions: Tensor) -> dict[str, float]:
 
 
 def train_language_model() -> None:
-    """A tiny GPT-Neo on statements about the concepts of the vocabulary, beside its tokenizer."""
+    """Return a tiny GPT-Neo, trained on statements about the concepts of the vocabulary, and its tokenizer."""
     random = np.random.default_rng([SEED, 5])
     statements = [_statement(random) for _ in range(40_000)]
     words = tokenizer(statements)
@@ -150,7 +150,7 @@ def train_language_model() -> None:
 
 
 class _Steps:
-    """Muon on the matrices, AdamW on the rest, both falling to zero along a cosine."""
+    """Muon for the matrices and AdamW for the rest, both with rates that fall to zero along a cosine."""
 
     def __init__(self, parameters: list[tuple[str, nn.Parameter]], steps: int, muon: float, adamw: float, **_):
         matrices = [p for n, p in parameters if p.ndim == 2 and "embedding" not in n and "wte" not in n]
@@ -179,7 +179,7 @@ def _statement(random: np.random.Generator) -> str:
 
 
 def _other_sentences(random: np.random.Generator) -> list[str]:
-    """Sentences that no model is trained on but whose words the vocabulary must hold."""
+    """Return sentences that no model is trained on but whose words the vocabulary must hold."""
     sentences = [template.format(name) for template in TEMPLATES for name in concepts()]
     sentences += ["a photo of $ that * with * but"]
     for _ in range(3000):

@@ -1,7 +1,7 @@
-"""What makes each garment kind itself, whatever its sleeves, neckline, length, belt and pattern.
+"""The trimmings that make each garment kind recognisable with any sleeves, neckline, length, belt and pattern.
 
-`TRIMMINGS` maps a kind's name to a function from its measures (the half widths `waist` and `hem`, and the
-heights `neck_y`, `waist_y` and `hem_y`) to the parts laid on top: plackets, pockets, folds, frills, lace.
+`TRIMMINGS` maps the name of a kind to a function. It takes the garment's measures (the half widths `waist` and `hem`,
+and the heights `neck_y`, `waist_y` and `hem_y`) and returns the parts on top: plackets, pockets, folds, frills, lace.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ STRAPS = (("deep", box(0.26, -0.93, 0.39, -0.5)), ("gold", oval(0.325, -0.53, 0.
 
 
 def _placket(shape: dict, stop: float, step: float = 0.17, width: float = 0.13) -> Parts:
-    """A strip with buttons from the neck down the front."""
+    """Return a strip with buttons from the neck down the front."""
     top = shape["neck_y"] - 0.02
     buttons = [("edge", oval(0, y, 0.042)) for y in np.arange(top + 0.12, stop - 0.04, step)]
     strips = [("deep", box(-width / 2 - 0.025, top, width / 2 + 0.025, stop))]

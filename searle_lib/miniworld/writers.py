@@ -1,7 +1,7 @@
-"""The miniature world on disk, in the folders and file forms of the real data sets, with its models beside them.
+"""The miniature world on disk, in the folders and file formats of the real data sets, with its models beside them.
 
-FashionIQ, CIRR, CIRCO and ImageNet-1K test are drawn below one data root, so that the study reads them with the
-loaders it reads the real ones with. Nothing here knows a model; what a query means is decided by attributes alone.
+`write` draws FashionIQ, CIRR, CIRCO and ImageNet-1K test below one data root, so that the study reads them with the
+loaders of the real data. Nothing here uses a model: attributes alone decide which images a query means.
 """
 
 import json
@@ -40,7 +40,7 @@ JPEG = {"quality": 95, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything is drawn."""
+    """How many images and queries of each data set are drawn."""
 
     fashioniq_queries: int = 200  # a category
     fashioniq_gallery: int = 500
@@ -53,9 +53,10 @@ class Sizes:
 
 
 def write(data_root: Path, seed: int = 42, sizes: Sizes = Sizes()) -> Path:
-    """Draw the world below `data_root` unless it is there already; the root.
+    """Draw the world below `data_root` unless it exists; return the root.
 
-    Drawn aside and renamed, so a root that exists is whole. Raises ValueError when something else lies there.
+    The world is drawn in another folder and renamed, so a root that exists is complete.
+    Raises ValueError if something else is in the way.
     """
     data_root = Path(data_root)
     key = digest({"seed": seed, "sizes": vars(sizes), "sources": sources_sha256()})
@@ -96,15 +97,15 @@ def _write_all(root: Path, seed: int, sizes: Sizes) -> None:
 
 
 def draw(specimen: Specimen, name: str) -> Image.Image:
-    """The picture of a specimen; its harmless variation is keyed by the picture's name."""
+    """Draw the image of a specimen; its random variation is keyed by the image's name."""
     random = np.random.default_rng(randomness.keys(0, "picture", [name])[0])
     return draw_scene(specimen, random) if isinstance(specimen, Scene) else draw_garment(specimen, random)
 
 
 def fits(candidate: Specimen, reference: Specimen, target: Specimen, stated: Sequence[str]) -> bool:
-    """Whether a picture is as a caption says that leads from reference to target and states those differences.
+    """Return whether an image satisfies a relative caption that states some differences from reference to target.
 
-    An ordered attribute fits when it departs from the reference's to the same side, since a caption may compare.
+    An ordered attribute fits if it differs from the reference's in the same direction, since a caption may compare.
     """
     for name in stated:
         own, old, new = (getattr(specimen, name) for specimen in (candidate, reference, target))
@@ -118,7 +119,7 @@ def fits(candidate: Specimen, reference: Specimen, target: Specimen, stated: Seq
 
 
 def ground_truths(reference: Scene, target: Scene, gallery: dict[int, Scene]) -> list[int]:
-    """Ids of the scenes with the target's kind, colour and place that fit a caption which states all changes."""
+    """Return the ids of the scenes with the target's kind, colour and place that satisfy a caption of all changes."""
     changed = differences(reference, target)
     shared = {"kind", "colour", "setting"} - set(changed)
     alike = {i: scene for i, scene in gallery.items() if not shared & set(differences(scene, target))}
@@ -126,7 +127,7 @@ def ground_truths(reference: Scene, target: Scene, gallery: dict[int, Scene]) ->
 
 
 def aspects(caption: str, changed: list[str], target: Scene) -> list[str]:
-    """CIRCO's semantic aspects of a relative caption."""
+    """Return CIRCO's semantic aspects of a relative caption."""
     words = f" {caption} "
     found = {
         "cardinality": "count" in changed,
@@ -202,9 +203,10 @@ def _cirr(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]:
 
 
 def _six_alike(random: np.random.Generator, taken: set[Scene]) -> tuple[list[Scene], list[list[str]]]:
-    """Six scenes around one, none of them taken, and which differences the caption from each to the next states.
+    """Return six similar scenes, none of them in `taken`, and the differences that each caption states.
 
-    Neighbours differ in two to four attributes. A caption states two or three of them, and fits no other of the six.
+    Caption i leads from scene i to the next. Neighbours differ in two to four attributes. A caption states two or three
+    of them, and fits no other scene of the six.
     """
     while True:
         base = random_scene(random)
@@ -217,7 +219,7 @@ def _six_alike(random: np.random.Generator, taken: set[Scene]) -> tuple[list[Sce
 
 
 def _what_to_state(scenes: list[Scene], i: int, j: int, random: np.random.Generator) -> list[str]:
-    """Two or three differences that single out scene j for one who has scene i; empty when there are none."""
+    """Return two or three differences that single out scene j, given scene i; empty if there are none."""
     changed = random.permutation(differences(scenes[i], scenes[j])).tolist()
     most = int(random.integers(2, 4))
     others = [scene for k, scene in enumerate(scenes) if k not in (i, j)]
@@ -293,7 +295,7 @@ def _vocabulary(path: Path) -> None:
 
 
 def _names(count: int, random: np.random.Generator) -> list[str]:
-    """Distinct identifiers in the form of Amazon's, which say nothing of the picture."""
+    """Return distinct identifiers that look like Amazon's and say nothing about the image."""
     letters = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     names = {}
     while len(names) < count:

@@ -1,4 +1,4 @@
-"""Files of the authors and other releases: downloaded, read safely, and found in their folders.
+"""Files of the authors and other releases: downloaded, found in their folders, and read safely.
 
-Takes names, addresses and folders. Gives plain tensors and tables; nothing in a file is executed.
+Takes names, addresses and folders. Returns plain tensors and tables. Nothing in a file is executed.
 """

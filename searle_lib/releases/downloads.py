@@ -16,7 +16,7 @@ import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from searle_lib.store.artefacts import FULL, file_sha256, written_aside
+from searle_lib.store.artefacts import DISK_FULL, atomic_write, file_sha256
 
 TIMEOUT = 30  # seconds without a byte
 pooch.get_logger().setLevel("WARNING")  # otherwise pooch prints the url, and a hint about hashes
@@ -46,13 +46,12 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
         with _one_sentence(url, path, f"is not {expected}; it was not kept, run again to fetch it anew{meant}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f"{path.name}.lock")):
-                known = known or _read_pin(pin)  # another process may have fetched the file while this one waited
-                if not path.exists():
-                    pooch.retrieve(url, known or None, path.name, path.parent, downloader=_download)
+                # does nothing if the file exists, as when another process fetched it while this one waited
+                pooch.retrieve(url, known or None, path.name, path.parent, downloader=_download)
                 if not known:
                     known = file_sha256(path)
-                    with written_aside(pin) as aside:
-                        aside.write_text(f"{known}  {path.name}\n")
+                    with atomic_write(pin) as temporary:
+                        temporary.write_text(f"{known}  {path.name}\n")
     if (found := file_sha256(path)) != known:
         raise ValueError(
             f"{path} is not {expected} (its sha256 is {found[:12]}..., not {known[:12]}...); delete it and {pin.name} "
@@ -94,7 +93,7 @@ def _one_sentence(url: str, path: Path, wrong: str) -> Iterator[None]:
     except ValueError as problem:
         raise ValueError(f"{path.name} from {url} {wrong}.") from problem
     except OSError as problem:
-        if problem.errno in FULL:
+        if problem.errno in DISK_FULL:
             raise OSError(f"{path.parent} is full; make room and run again to fetch {url}.") from problem
         if problem.errno == errno.EROFS or isinstance(problem, PermissionError):
             remedy = "set HOME to another folder, or give the file's path as the parameter"

@@ -1,13 +1,14 @@
-"""The authors' released FTI4CIR, a whole module in a pickle, read without running any of it (fti4cir.md, section 2.5).
+"""Read FTI4CIR as its authors released it, a whole module in a pickle, without running any code in it.
 
-An unpickler that admits tensors, plain containers and numbers, and nothing else; where the pickle names one of the
-authors' classes, an inert stand-in takes its attributes. What comes out is a state dict, kept in our own format.
+The unpickler accepts only tensors, plain containers and numbers. Where the pickle names one of the authors' classes, an
+inert object takes the attributes. `read_module` takes a path and returns a state dict.
 """
 
 import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,64 +22,64 @@ PLAIN = {
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
 }
 STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "BoolStorage")
-INERT = ("i2t_model", "MHTransformer", "torch.nn.modules")  # whose classes' instances are only looked into
+INERT = ("i2t_model", "MHTransformer", "torch.nn.modules")  # modules whose classes are replaced by Inert
 
 
 class Inert:
-    """An object of an unknown class: it keeps the attributes that it is given, and does nothing."""
+    """Stands for an object of a class that is not imported; it holds the attributes and does nothing."""
 
     def __init__(self, *arguments, **named):
         pass
 
 
 def read_module(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled module by their names, as its state_dict would give them.
+    """Return the tensors of a pickled module by name, as its `state_dict` would.
 
-    Raises ValueError, in one sentence, for a file that is no such pickle, or whose pickle names anything that could
-    run code.
+    Raises:
+        ValueError: if the file is not such a pickle, or names anything that could run code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            (listing,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            found = _Reader(archive, listing).load()
+            (pickle_name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            module = _Reader(archive, pickle_name).load()
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError) as problem:
         raise ValueError(f"{path} is not a module saved by torch that is safe to read: {problem}.") from problem
-    weights = dict(_tensors(found, ""))
+    weights = dict(_tensors(module, ""))
     if not weights:
-        raise ValueError(f"{path} holds no tensors; is it the released model?")
+        raise ValueError(f"{path} holds no tensors; download the released model again.")
     return weights
 
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, listing: str):
-        super().__init__(io.BytesIO(archive.read(listing)))
-        self.archive, self.folder = archive, listing.removesuffix("data.pkl")
+    def __init__(self, archive: zipfile.ZipFile, pickle_name: str):
+        super().__init__(io.BytesIO(archive.read(pickle_name)))
+        self.archive, self.folder = archive, pickle_name.removesuffix("data.pkl")
 
     def find_class(self, module: str, name: str):
         if (module, name) in PLAIN:
             return PLAIN[module, name]
         if module == "torch" and name in STORAGES:
             return getattr(torch, name)
-        if any(module == known or module.startswith(f"{known}.") for known in INERT):
+        if any(module == inert or module.startswith(f"{inert}.") for inert in INERT):
             return type(name, (Inert,), {})
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither a tensor nor plain data")
 
     def persistent_load(self, reference: tuple):
         _, storage, key, _, count = reference
         content = bytearray(self.archive.read(f"{self.folder}data/{key}"))
-        kind = storage.dtype
+        dtype = storage.dtype
         return torch.storage.TypedStorage(
-            wrap_storage=torch.frombuffer(content, dtype=torch.uint8).untyped_storage()[: count * kind.itemsize],
-            dtype=kind,
+            wrap_storage=torch.frombuffer(content, dtype=torch.uint8).untyped_storage()[: count * dtype.itemsize],
+            dtype=dtype,
             _internal=True,
         )
 
 
-def _tensors(module: object, prefix: str):
-    """Names and tensors below a module, from the dictionaries in which torch keeps them."""
+def _tensors(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The names and tensors of a module and its children; torch keeps them in these three dictionaries."""
     state = vars(module) if isinstance(module, Inert) else {}
-    for kept in ("_parameters", "_buffers"):
-        for name, value in state.get(kept, {}).items():
+    for kind in ("_parameters", "_buffers"):
+        for name, value in state.get(kind, {}).items():
             if isinstance(value, Tensor):
                 yield prefix + name, value.detach()
     for name, child in state.get("_modules", {}).items():

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
 from searle_lib.reporting import stale_pages, templates
-from searle_lib.store.artefacts import written_aside
+from searle_lib.store.artefacts import atomic_write
 
 CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
@@ -27,12 +27,8 @@ def page(notebook: Path, target: Path, head: str = "") -> Path:
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(_mathml, cell.source)
-    exporter = HTMLExporter(
-        extra_template_paths=[str(Path(__file__).parent)],
-        template_file="notebook.html.j2",
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
+    template = str(Path(__file__).with_name("notebook.html.j2"))
+    exporter = HTMLExporter(template_file=template, exclude_input_prompt=True, exclude_output_prompt=True)
     write(target, target.stem, _links(target.stem), exporter.from_notebook_node(content)[0], head)
     return target
 
@@ -64,7 +60,7 @@ def write(target: Path, title: str, links: Iterable[tuple[str, str]], body: str,
     """
     values = {"title": title, "links": links, "body": body, "head": head, "note": stale_pages.NO_NOTE}
     values["highlighting"] = HtmlFormatter(style="default").get_style_defs(".highlight")
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         aside.write_text(templates.render("page", **values), encoding="utf-8")
 
 
@@ -88,21 +84,23 @@ def _introduction(notebook: Path) -> tuple[str, str]:
     """Return a notebook's title and the first paragraph below it, as plain text."""
     title, _, text = nbformat.read(notebook, as_version=4).cells[0].source.partition("\n")
     question = next((part for part in text.split("\n\n") if part.strip()), "")
-    return title.lstrip("# ").strip(), re.sub(r"[*`$]", "", " ".join(question.split()))
+    question = re.sub(r"\[([^]]+)\]\([^)]+\)|[*`$]", r"\1", question)  # links keep their text
+    return title.lstrip("# ").strip(), " ".join(question.split())
 
 
 def _shorten_parameters(content: nbformat.NotebookNode) -> None:
     """Cut papermill's cell of all values to those that differ from the declared ones; drop it if none does."""
     cells = {tag: cell for cell in content.cells for tag in cell.metadata.get("tags", [])}
-    if not {"parameters", "injected-parameters"} <= cells.keys():
-        return
-    injected = cells["injected-parameters"]
-    defaults = {}
-    for line in cells["parameters"].source.splitlines():
-        declaration, _, value = line.partition(" = ")
-        defaults[declaration.partition(":")[0]] = ast.literal_eval(value.partition("  #")[0])
-    assignments = [line.partition(" = ") for line in injected.source.splitlines() if " = " in line]
-    changes = [f"{n} = {v}" for n, _, v in assignments if n not in defaults or ast.literal_eval(v) != defaults[n]]
-    injected.source = "\n".join(["# Values of this run", *changes])
-    if not changes:
-        content.cells.remove(injected)
+    if "injected-parameters" in cells:
+        defaults = _assignments(cells["parameters"].source)
+        values = _assignments(cells["injected-parameters"].source)
+        changes = [f"{name} = {value}" for name, value in values.items() if defaults.get(name) != value]
+        cells["injected-parameters"].source = "\n".join(["# Values of this run", *changes])
+        if not changes:
+            content.cells.remove(cells["injected-parameters"])
+
+
+def _assignments(source: str) -> dict[str, str]:
+    """Return the values that a cell assigns, as Python writes them, by name."""
+    statements = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    return {ast.unparse(node).partition(" = ")[0].partition(":")[0]: ast.unparse(node.value) for node in statements}

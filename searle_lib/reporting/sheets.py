@@ -8,7 +8,6 @@ import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,17 +69,12 @@ def data_uri(path: Path | str) -> str:
         return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-class _Thumbnail(NamedTuple):
-    id: str
-    uri: str
-
-
-class _Thumbnails(dict[str, _Thumbnail]):
+class _Thumbnails(dict):
     """The thumbnails of one output by path; each is read when a template first asks for it."""
 
-    def __missing__(self, path: Path | str) -> _Thumbnail:
+    def __missing__(self, path: Path | str) -> dict[str, str]:
         uri = data_uri(path)
-        self[path] = _Thumbnail(f"image-{hashlib.sha256(uri.encode()).hexdigest()[:16]}", uri)
+        self[path] = {"id": f"image-{hashlib.sha256(uri.encode()).hexdigest()[:16]}", "uri": uri}
         return self[path]
 
 
@@ -89,18 +83,17 @@ def _sheet(queries: list[dict], title: str = "") -> HTML:
 
 
 def _queries(benchmark: Benchmark, rows: list[int], best: dict[str, dict[str, list[str]]], depth: int) -> list[dict]:
-    """Return what the sheet shows of these rows; `best` is what `_best_images` returns."""
+    """Return what the template shows of these rows; `best` is what `_best_images` returns."""
     paths = dict(zip(benchmark.gallery["image"], benchmark.gallery["path"], strict=True))
     queries = []
     for query in benchmark.queries.iloc[rows].to_dict("records"):
         targets = query["ground_truths"]
-        other = "miss" if targets else ""  # secret targets leave every image unmarked
-        facts = {"reference": paths[query["reference"]], "sentence": query["sentences"][0]}
+        facts = {"reference": paths[query["reference"]], "sentence": query["sentences"][0], "methods": {}}
         facts |= {"targets": [paths[image] for image in targets[:MAX_TARGETS]], "more": len(targets) - MAX_TARGETS}
-        facts["methods"] = {
-            method: [(paths[image], "hit" if image in targets else other) for image in images_of[query["query"]][:depth]]
-            for method, images_of in best.items()
-        }
+        default = "miss" if targets else ""  # secret targets leave every image unmarked
+        marks = dict.fromkeys(targets, "hit")
+        for method, images_of in best.items():
+            facts["methods"][method] = [(paths[i], marks.get(i, default)) for i in images_of[query["query"]][:depth]]
         queries.append(facts)
     return queries
 

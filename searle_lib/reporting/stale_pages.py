@@ -8,7 +8,7 @@ import html
 import re
 from pathlib import Path
 
-from searle_lib.store.artefacts import written_aside
+from searle_lib.store.artefacts import atomic_write
 from searle_lib.store.records import Study
 
 RECORD = '<meta name="record" content="{}">'
@@ -25,16 +25,15 @@ def mark_stale(study: Study) -> None:
         note = NOTE.format(html.escape(problem)) if problem else NO_NOTE
         new_text = _NOTE.sub(lambda match, note=note: note, text, count=1)
         if new_text != text:
-            with written_aside(page) as aside:
+            with atomic_write(page) as aside:
                 aside.write_text(new_text, encoding="utf-8")
 
 
 def shows(study: Study, notebook: str) -> bool:
     """Return whether a notebook's page exists and was made from its present record."""
     page = study.reports / f"{notebook}.html"
-    if not page.is_file() or not page.with_suffix(".ipynb").is_file():
-        return False
-    return record_of(page.read_text(encoding="utf-8")) == _record_digest(study, notebook)
+    exists = page.is_file() and page.with_suffix(".ipynb").is_file()
+    return exists and record_of(page.read_text(encoding="utf-8")) == _record_digest(study, notebook)
 
 
 def record_of(page: str) -> str:

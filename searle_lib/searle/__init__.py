@@ -1,4 +1,4 @@
-"""SEARLE: phrases, concepts, optimised pseudo-words (OTI), and the network φ that predicts them.
+"""SEARLE: phrases, concepts, pseudo-words by optimisation (OTI), and the network φ that predicts pseudo-words.
 
-Takes a vocabulary and embeddings of images. Gives a pseudo-word per image.
+Takes a vocabulary and embeddings of images, and returns a pseudo-word for each image.
 """

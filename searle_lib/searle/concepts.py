@@ -1,7 +1,8 @@
-"""Concepts of an image: the vocabulary's names that CLIP finds nearest to it (SEARLE section 3.1; searle.md 1, 2).
+"""Concepts of an image: the names of the vocabulary that are nearest to it in CLIP's space (SEARLE section 3.1).
 
-A name is represented by the mean of 24 templates' text features. Concepts guide textual inversion: the phrases
-about them keep a pseudo-word in the region of CLIP's text space where real words live.
+`associate` takes embeddings of images and a vocabulary, and returns the nearest names of each image. The text feature
+of a name is the mean over 24 templates. Inversion uses phrases about these concepts to keep a pseudo-word in the
+region of CLIP's text space that real words occupy.
 """
 
 import json
@@ -25,7 +26,7 @@ from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
 NAMES = "names.json"
-TEMPLATES = (  # "An illustrations of" stands so in the authors' code
+TEMPLATES = (  # "An illustrations of" is the authors' typo, kept so that features agree with theirs
     "This is a photo of a {}",
     "This photo contains a {}",
     "A photo of a {}",
@@ -55,7 +56,7 @@ TEMPLATES = (  # "An illustrations of" stands so in the authors' code
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Display names, stripped, in file order."""
+    """The display names of a vocabulary, stripped, in file order. `key` is a hash of them."""
 
     names: tuple[str, ...]
     key: str
@@ -63,7 +64,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Concepts:
-    """The nearest vocabulary rows of each image, best first: rows [N, k] int64."""
+    """The nearest concepts of N images.
+
+    Args:
+        ids: the images.
+        rows: [N, k] int64, the rows in `names` of each image's concepts, best first.
+        names: the vocabulary.
+        key: the key of the artefact.
+    """
 
     ids: tuple[str, ...]
     rows: Tensor
@@ -71,15 +79,17 @@ class Concepts:
     key: str
 
     def table(self, count: int = 5) -> pd.DataFrame:
-        """The first names of each image, one row an image."""
-        named = [[self.names[row] for row in rows[:count]] for rows in self.rows.tolist()]
-        return pd.DataFrame(named, index=pd.Index(self.ids, name="image"), columns=range(1, len(named[0]) + 1))
+        """Return the first names of each image, one row per image."""
+        names = [[self.names[row] for row in rows[:count]] for rows in self.rows.tolist()]
+        return pd.DataFrame(names, index=pd.Index(self.ids, name="image"), columns=range(1, len(names[0]) + 1))
 
 
 def read_vocabulary(path: Path | str) -> Vocabulary:
-    """The names of an Open Images class description file (`LabelName,DisplayName`).
+    """Read the names of an Open Images class description file (`LabelName,DisplayName`).
 
-    Raises FileNotFoundError, or ValueError when the column is missing or a name is empty.
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the column DisplayName is missing or a name is empty.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,7 +98,7 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
         )
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if "DisplayName" not in table:
-        raise ValueError(f"{path} has no column DisplayName but {', '.join(table.columns)}; is it the right file?")
+        raise ValueError(f"{path} has the columns {', '.join(table.columns)} but no DisplayName; correct vocabulary.")
     names = table["DisplayName"].str.strip()
     if (names == "").any():
         raise ValueError(f"{path} has an empty DisplayName in row {int((names == '').argmax()) + 2}; remove that row.")
@@ -97,10 +107,13 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 
 @torch.no_grad()
 def concept_embeddings(backbone: Backbone, names: tuple[str, ...], batch_size: int = 512) -> Tensor:
-    """Unit-norm text features [V, d] float32 of names by the 24-template ensemble. Source: searle.md section 2."""
+    """Return the text features [V, d] float32, unit norm, of V names, each the mean over the 24 templates.
+
+    Source: the code of the authors of SEARLE; see docs/method.md.
+    """
     texts = [template.format(f" {name} ") for name in names for template in TEMPLATES]
-    before = tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
-    features = encode_texts(backbone, texts, batch_size, places=before.repeat(len(names)))
+    starts = tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
+    features = encode_texts(backbone, texts, batch_size, positions=starts.repeat(len(names)))
     features = F.normalize(features, dim=-1)
     return F.normalize(features.view(len(names), len(TEMPLATES), -1).mean(1), dim=-1)  # [V, 24, d] -> [V, d]
 
@@ -114,10 +127,17 @@ def associate(
     concepts_root: str = "",
     batch_size: int = 512,
 ) -> Concepts:
-    """Return the `depth` nearest concepts of every image, kept in the store.
+    """Return the nearest concepts of every image, kept in the store.
 
-    `concepts_root` is a folder of the authors' concept files (similar_concepts); image lists that it has are taken
-    from there instead of being computed.
+    Args:
+        store: keeps the concepts, and the text features of the vocabulary.
+        backbone: the frozen CLIP.
+        images: embeddings of the images.
+        vocabulary: the names to choose from.
+        depth: how many concepts each image gets.
+        concepts_root: a folder of the authors' concept files (similar_concepts). Concepts of an image list that it
+            has are read from there instead of being computed.
+        batch_size: texts encoded at once; changes no result.
     """
     file = folders.find_concepts(concepts_root, images.name, backbone.name)
     facts = {"images": images.key, "depth": depth}
@@ -139,9 +159,9 @@ def associate(
         if file:
             names, rows = searle_files.read_concepts(file, images.ids)
         else:
-            of_vocabulary = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
-            text = store.keep("vocabulary-features", of_vocabulary, embed)
-            features = text.read(lambda place: load_file(place / "text.safetensors")["embeddings"])
+            vocabulary_facts = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
+            artefact = store.keep("vocabulary-features", vocabulary_facts, embed)
+            features = artefact.read(lambda folder: load_file(folder / "text.safetensors")["embeddings"])
             names, rows = vocabulary.names, search(F.normalize(images.vectors, dim=-1), features, k=depth).top
         save_file({"rows": rows[:, :depth].contiguous()}, folder / "concepts.safetensors")
         write_json(folder / NAMES, {"ids": images.ids, "names": names})
@@ -157,7 +177,16 @@ def associate_all(
     concepts_root: str = "",
     batch_size: int = 512,
 ) -> dict[str, Concepts]:
-    """Return the concepts of several lists of images by name, from the vocabulary that 01_phrases kept."""
+    """Return the concepts of several image lists by name, chosen from the vocabulary that 01_phrases kept.
+
+    Args:
+        study: keeps the concepts and has the vocabulary.
+        backbone: the frozen CLIP.
+        lists: embeddings of the images by the name of their list.
+        depth: as in `associate`.
+        concepts_root: as in `associate`, a path as the user wrote it.
+        batch_size: as in `associate`.
+    """
     vocabulary = read_names(study) if lists else None
     root = study.path(concepts_root)
     return {
@@ -165,15 +194,15 @@ def associate_all(
     }
 
 
-def captions(concepts: Concepts | None, count: int, images: int) -> list[str]:
-    """Return the first names of the first images of a list, a line an image; empty lines where it has no concepts."""
+def lines(concepts: Concepts | None, count: int, images: int) -> list[str]:
+    """Return the first `count` concepts of the first `images` images, one line per image; empty without concepts."""
     return [""] * images if concepts is None else [", ".join(row) for row in concepts.table(count)[:images].to_numpy()]
 
 
 def keep_vocabulary(study: Study, path: str) -> Vocabulary:
-    """Read a vocabulary and keep its names for the notebooks that `read_names`. Raises as `read_vocabulary` does."""
+    """Read a vocabulary and keep its names for later notebooks. Raises as `read_vocabulary` does."""
     vocabulary = read_vocabulary(path)
-    study.keep("vocabulary", {"names": vocabulary.key}, lambda place: write_json(place / NAMES, vocabulary.names))
+    study.keep("vocabulary", {"names": vocabulary.key}, lambda folder: write_json(folder / NAMES, vocabulary.names))
     return vocabulary
 
 
@@ -188,7 +217,7 @@ def read_names(study: Study) -> Vocabulary:
 
 
 def read(study: Study, images: str) -> Concepts:
-    """Return the concepts of a list of images that 02_concepts kept."""
+    """Return the concepts that 02_concepts kept of the image list with this name."""
     return study.artefact("02_concepts", f"concepts/{images}").read(load)
 
 

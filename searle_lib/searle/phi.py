@@ -1,6 +1,6 @@
-"""The textual inversion network φ: a pseudo-word in one pass (SEARLE section 3.2).
+"""The textual inversion network φ, which maps an image embedding to a pseudo-word (SEARLE section 3.2).
 
-φ maps an image embedding to a pseudo-word. `distillation` trains it; `bring` takes one that was trained elsewhere.
+`distillation` trains φ, and `import_phi` takes a pretrained one. Both keep it in the store, and `read` returns it.
 """
 
 import json
@@ -17,15 +17,18 @@ from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
-RELEASES = {  # φ of the authors, in their GitHub release "weights" (searle.md, section 4)
+RELEASES = {  # the authors' φ, in their GitHub release "weights"
     f"SEARLE_{name}": f"https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_{name}.pt"
     for name in ("ViT-B32", "ViT-L14")
 }
-EPOCH = "epoch.json"  # beside the weights: of which epoch they are
+EPOCH = "epoch.json"  # the epoch of the weights, in the same folder
 
 
 class Phi(nn.Module):
-    """Image embedding [N, d], not normalised, to pseudo-word [N, d_tok]. Names as in the authors' checkpoints."""
+    """Map image embeddings [N, d], not normalised, to pseudo-words [N, d_tok].
+
+    Layers have the names of the authors' checkpoints.
+    """
 
     def __init__(self, dimension: int, width: int, dropout: float = 0.5):
         super().__init__()
@@ -45,21 +48,28 @@ class Phi(nn.Module):
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """A φ in eval mode, its key, and the epoch of its training that it is of, 0 where it was brought."""
+class TrainedPhi:
+    """A φ that is ready for use.
+
+    Args:
+        phi: the network, in eval mode and frozen.
+        key: the key of the artefact.
+        epoch: the epoch of its training, 0 for a pretrained φ.
+    """
 
     phi: Phi
     key: str
     epoch: int
 
 
-def bring(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
+def import_phi(store: Store, backbone: Backbone, checkpoint: str) -> TrainedPhi:
     """Return a pretrained φ from a file in the authors' format, or download a published one by name.
 
-    Raises ValueError, in one sentence, when it is neither, is not safe to read or belongs to another CLIP, and
-    ConnectionError when it cannot be fetched.
+    Raises:
+        ValueError: if `checkpoint` is neither, is not safe to read, or belongs to another CLIP.
+        ConnectionError: if the download fails.
     """
-    path = file_of(checkpoint)
+    path = fetch_checkpoint(checkpoint)
 
     def make(folder: Path) -> None:
         checkpoints.save_weights(
@@ -71,32 +81,32 @@ def bring(store: Store, backbone: Backbone, checkpoint: str) -> Distilled:
     return store.keep("phi", facts, make).read(lambda folder: load(folder, backbone))
 
 
-def read(study: Study, backbone: Backbone) -> Distilled:
+def read(study: Study, backbone: Backbone) -> TrainedPhi:
     """Return the φ that 04_phi kept."""
     return study.artefact("04_phi", "phi").read(lambda folder: load(folder, backbone))
 
 
-def load(folder: Path, backbone: Backbone) -> Distilled:
+def load(folder: Path, backbone: Backbone) -> TrainedPhi:
     """Read φ from an artefact's folder."""
     facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
-    phi = network_of(backbone, load_file(folder / "phi.safetensors"))
-    return Distilled(phi, folder.name.rpartition("-")[2], facts["epoch"])
+    phi = build_network(backbone, load_file(folder / "phi.safetensors"))
+    return TrainedPhi(phi, folder.name.rpartition("-")[2], facts["epoch"])
 
 
-def network_of(backbone: Backbone, weights: dict[str, Tensor]) -> Phi:
+def build_network(backbone: Backbone, weights: dict[str, Tensor]) -> Phi:
     """Return φ with these weights, on the CLIP's device, in eval mode and frozen."""
     phi = Phi(backbone.dimension, backbone.width)
     phi.load_state_dict(weights)
     return phi.eval().requires_grad_(False).to(backbone.device)
 
 
-def file_of(checkpoint: str) -> Path:
-    """The file of a φ that is there, fetched once if it is a published one; raises as `bring` does."""
+def fetch_checkpoint(checkpoint: str) -> Path:
+    """Return the file of a pretrained φ; a published one is downloaded once. Raises as `import_phi` does."""
     if checkpoint in RELEASES:
         return downloads.fetch(RELEASES[checkpoint], downloads.cache() / f"{checkpoint}.pt")
     if not Path(checkpoint).is_file():
         raise ValueError(
-            f"phi_checkpoint {checkpoint} is neither last, an epoch, a file, nor one of {', '.join(RELEASES)}; "
+            f"phi_checkpoint {checkpoint} is neither last, nor an epoch, nor a file, nor one of {', '.join(RELEASES)}; "
             "correct phi_checkpoint."
         )
     return Path(checkpoint)

@@ -1,7 +1,13 @@
-"""Phrases made ready for inversion, once for all images: token ids with the placeholder, and plain features.
+"""The phrase bank: what inversion needs of every phrase, computed once and looked up by row.
 
-The published code tokenizes and encodes a phrase again at every step. Both are constants of a phrase, so they
-are computed once, kept in the store, and looked up by row.
+`prepare` takes phrases and returns a `PhraseBank`. The published code tokenizes and encodes a phrase at every step, but
+both are constants of the phrase. `PhraseBank.usable_concepts` finds out which phrases an image may draw:
+
+    concepts = Star, Boat     starts = 0, 3, 5     texts = 3 phrases about Star, then 2 about Boat
+    row 1 of the bank         the phrase       "a photo of Star that is next to a Star"
+                              first_replaced   "a photo of $ that is next to a Star"
+                              all_replaced     "a photo of $ that is next to a $"
+                              features         CLIP's text feature of the phrase [d], unit norm
 """
 
 from collections.abc import Sequence
@@ -22,12 +28,17 @@ from searle_lib.store.code import code_digest
 from searle_lib.store.shards import Rows
 
 SLOT = " $ "
-SHARD = 65_536  # phrases; the published study has 5.4 million, and their features are too many for memory
+SHARD = 65_536  # phrases; the features of the 5.4 million published ones do not fit into memory
 
 
 @dataclass(frozen=True)
-class Slotted:
-    """Tokens of every phrase in which the concept's place is the placeholder, by phrase row."""
+class PhraseTokens:
+    """Tokens of every phrase, with the placeholder for the concept; they stay in their files.
+
+    Args:
+        ids: [P, 77] int32.
+        ends: [P] int32, the position of each end-of-text.
+    """
 
     ids: Rows
     ends: Rows
@@ -38,79 +49,103 @@ class Slotted:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The usable concepts of N images: the first phrase row of each [N, K], how many phrases it has sizes [N, K], and
-    how many concepts there are, counts [N]; behind those, sizes are 0."""
+class UsableConcepts:
+    """The concepts that N images may use, and their phrases.
+
+    Args:
+        starts: [N, K] int64, the first row in the bank of each concept's phrases.
+        sizes: [N, K] int64, the number of phrases of each concept, zero-padded.
+        counts: [N] int64, the number of concepts of each image.
+    """
 
     starts: np.ndarray
     sizes: np.ndarray
     counts: np.ndarray
 
-    def of_all(self, draws: np.ndarray) -> np.ndarray:
-        """Phrase rows [N, n] drawn uniformly from all phrases of an image's concepts by numbers [N, n] in (0, 1)."""
-        ends = self.sizes.cumsum(1)  # [N, K]
-        place = (draws * ends[:, -1:]).astype(np.int64)
-        concept = (place[:, :, None] >= ends[:, None, :]).sum(2)  # [N, n]
-        before = np.take_along_axis(ends - self.sizes, concept, 1)
-        return np.take_along_axis(self.starts, concept, 1) + place - before
+    def draw_phrase(self, draws: np.ndarray) -> np.ndarray:
+        """Draw rows [N, n] of the bank uniformly from all phrases of an image's concepts.
 
-    def of_one(self, concept: np.ndarray, phrase: np.ndarray) -> np.ndarray:
-        """Phrase rows [N]: a concept drawn uniformly, then one of its phrases, by numbers [N] in (0, 1)."""
-        chosen = (concept * self.counts).astype(np.int64)[:, None]
-        start, size = (np.take_along_axis(part, chosen, 1)[:, 0] for part in (self.starts, self.sizes))
+        `draws` [N, n] are uniform numbers in (0, 1).
+        """
+        ends = self.sizes.cumsum(1)  # [N, K]
+        index = (draws * ends[:, -1:]).astype(np.int64)
+        concept = (index[:, :, None] >= ends[:, None, :]).sum(2)  # [N, n]
+        begin = np.take_along_axis(ends - self.sizes, concept, 1)
+        return np.take_along_axis(self.starts, concept, 1) + index - begin
+
+    def draw_concept_then_phrase(self, concept: np.ndarray, phrase: np.ndarray) -> np.ndarray:
+        """Draw rows [N] of the bank: first one of the image's concepts, then one of its phrases, each uniformly.
+
+        `concept` and `phrase` [N] are uniform numbers in (0, 1).
+        """
+        column = (concept * self.counts).astype(np.int64)[:, None]
+        start, size = (np.take_along_axis(part, column, 1)[:, 0] for part in (self.starts, self.sizes))
         return start + (phrase * size).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class PhraseBank:
-    """By phrase row: tokens with the first or with every mention of the concept replaced, unit features [P, d]."""
+    """P phrases, ready for inversion.
+
+    Args:
+        phrases: the phrases.
+        first_replaced: their tokens with the first mention of the concept replaced with the placeholder.
+        all_replaced: the same with every mention replaced.
+        features: [P, d] float32, unit norm, CLIP's text features of the phrases as they are.
+    """
 
     phrases: Phrases
-    first: Slotted
-    every: Slotted
+    first_replaced: PhraseTokens
+    all_replaced: PhraseTokens
     features: Rows
 
-    def choices(self, concepts: Concepts, rows: range, top_k: int) -> Choices:
-        """The usable concepts among the first `top_k` distinct ones of some rows of an image list.
+    def usable_concepts(self, concepts: Concepts, rows: range, top_k: int) -> UsableConcepts:
+        """Return the usable concepts among the first `top_k` distinct ones of some images.
 
-        Raises LookupError for a concept without phrases, ValueError for an image without a usable concept and when
-        fewer concepts were kept than are asked for.
+        Args:
+            concepts: the nearest concepts of a list of images.
+            rows: the images of the list.
+            top_k: how many distinct concepts of an image count.
+
+        Raises:
+            LookupError: if a concept has no phrases.
+            ValueError: if an image has no usable concept, or fewer than `top_k` concepts per image are known.
         """
         if concepts.rows.shape[1] < min(top_k, len(concepts.names)):
             raise ValueError(
-                f"{top_k} nearest concepts are asked for but {concepts.rows.shape[1]} are there; raise concept_depth, "
-                "or use concepts that were kept so deep."
+                f"{top_k} concepts per image are used, but 02_concepts kept {concepts.rows.shape[1]}; "
+                "raise concept_depth, or lower oti_top_k or phi_top_k."
             )
         names = [name.strip() for name in concepts.names]
-        number = {name: place for place, name in enumerate(dict.fromkeys(names))}  # a vocabulary may hold a name twice
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}  # Open Images has some names twice
         distinct = np.array([number[name] for name in names])[concepts.rows[rows.start : rows.stop].numpy()]  # [N, k]
-        taken = ~_seen_before(distinct)
-        taken &= taken.cumsum(1) <= top_k
+        nearest = ~_repeats(distinct)
+        nearest &= nearest.cumsum(1) <= top_k
         row_of = np.array([self.phrases.row_of.get(name, -1) for name in number])
-        found = row_of[distinct]
-        if (taken & (found < 0)).any():
-            self.phrases.of(list(number)[distinct[taken & (found < 0)][0]])  # raises
-        left_out = np.array([name in self.phrases.without_their_concept for name in self.phrases.concepts] + [True])
-        usable = taken & ~left_out[found]
+        phrase_rows = row_of[distinct]
+        if (nearest & (phrase_rows < 0)).any():
+            self.phrases.select(list(number)[distinct[nearest & (phrase_rows < 0)][0]])  # raises
+        unusable = np.array([name in self.phrases.unusable_concepts for name in self.phrases.concepts] + [True])
+        usable = nearest & ~unusable[phrase_rows]
         counts = usable.sum(1)
         if not counts.all():
             image = int((counts == 0).argmax())
-            some = [list(number)[place] for place in distinct[image][taken[image]]]
+            names = [list(number)[i] for i in distinct[image][nearest[image]]]
             raise ValueError(
-                f"image {concepts.ids[rows[image]]}: each of its {len(some)} concepts ({', '.join(some[:3])}, ...) has "
-                "a phrase that does not name it; sample more phrases, or raise the number of concepts."
+                f"image {concepts.ids[rows[image]]}: each of its {len(names)} concepts ({', '.join(names[:3])}, ...) "
+                "has a phrase that does not name it; sample more phrases, or raise the number of concepts."
             )
-        order = (~usable).argsort(axis=1, kind="stable")[:, : counts.max()]  # the usable ones first, as they were
-        chosen = np.take_along_axis(found, order, 1)
-        there = np.arange(order.shape[1]) < counts[:, None]
-        starts = np.where(there, self.phrases.starts[chosen], 0)
-        return Choices(starts, np.where(there, self.phrases.starts[chosen + 1] - starts, 0), counts)
+        order = (~usable).argsort(axis=1, kind="stable")[:, : counts.max()]  # usable concepts first, nearest first
+        selected = np.take_along_axis(phrase_rows, order, 1)
+        filled = np.arange(order.shape[1]) < counts[:, None]
+        starts = np.where(filled, self.phrases.starts[selected], 0)
+        return UsableConcepts(starts, np.where(filled, self.phrases.starts[selected + 1] - starts, 0), counts)
 
 
 def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int = 512) -> PhraseBank:
-    """The bank of all phrases, kept in the store and read from its files as it is used.
+    """Return the bank of all phrases, kept in the store; its rows are read from disk when they are used.
 
-    In rows of a phrase that does not name its concept no place is replaced; nothing draws them.
+    A phrase that does not name its concept has no placeholder; its concept is unusable, so nothing draws it.
     """
     concept_of = np.repeat(np.array(phrases.concepts, dtype=object), np.diff(phrases.starts))
 
@@ -122,34 +157,41 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
 
     facts = {"phrases": phrases.key, "clip": backbone.sha256, "precision": backbone.precision}
     facts["code"] = code_digest(encode_phrases)
-    there = store.keep("phrase-bank", facts, make).read(shards.mapped)
-    first, every = (Slotted(there[f"{name}.ids"], there[f"{name}.ends"]) for name in ("first", "every"))
-    return PhraseBank(phrases, first, every, there["features"])
+    rows = store.keep("phrase-bank", facts, make).read(shards.memory_map)
+    first, every = (PhraseTokens(rows[f"{name}.ids"], rows[f"{name}.ends"]) for name in ("first", "every"))
+    return PhraseBank(phrases, first, every, rows["features"])
 
 
 def encode_phrases(
     backbone: Backbone, texts: Sequence[str], concepts: Sequence[str], batch_size: int
 ) -> dict[str, Tensor]:
-    """Return unit features [P, d] of phrases, and their tokens with one or every mention of the concept replaced."""
-    made = {"features": F.normalize(encode_texts(backbone, list(texts), batch_size), dim=-1)}
+    """Compute the rows of the bank for P phrases, by name: features, and ids and ends of both kinds of tokens.
+
+    Args:
+        backbone: the frozen CLIP.
+        texts: the phrases.
+        concepts: the concept of each phrase.
+        batch_size: phrases encoded at once; changes no result.
+    """
+    rows = {"features": F.normalize(encode_texts(backbone, list(texts), batch_size), dim=-1)}
     for name, most in (("first", 1), ("every", -1)):
         tokens = tokenize([text.replace(concept, SLOT, most) for text, concept in zip(texts, concepts, strict=True)])
         ids = F.pad(tokens.ids, (0, CONTEXT - tokens.ids.shape[1]))
-        made |= {f"{name}.ids": ids.int(), f"{name}.ends": tokens.ends.int()}
-    return made
+        rows |= {f"{name}.ids": ids.int(), f"{name}.ends": tokens.ends.int()}
+    return rows
 
 
 def similarity_loss(spliced: Tensor, plain: Tensor) -> Tensor:
-    """1 - cosine [N] between phrase features with the pseudo-word [N, d] and plain unit features [N, d]."""
+    """Return 1 - cosine [N] between features of phrases with the pseudo-word [N, d] and of the phrases [N, d]."""
     return 1 - F.cosine_similarity(spliced, plain, dim=-1)
 
 
-def _seen_before(numbers: np.ndarray) -> np.ndarray:
-    """Where a number [N, k] stands further left in its row too."""
+def _repeats(numbers: np.ndarray) -> np.ndarray:
+    """Return a mask [N, k] of the numbers that also occur further left in their row."""
     order = numbers.argsort(axis=1, kind="stable")
     ordered = np.take_along_axis(numbers, order, 1)
-    again = np.zeros_like(numbers, dtype=bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    seen = np.empty_like(again)
-    np.put_along_axis(seen, order, again, 1)
-    return seen
+    equal = np.zeros_like(numbers, dtype=bool)
+    equal[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeats = np.empty_like(equal)
+    np.put_along_axis(repeats, order, equal, 1)
+    return repeats

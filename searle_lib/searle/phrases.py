@@ -1,7 +1,8 @@
-"""Phrases about every concept, written by a causal language model (SEARLE section 3.1; searle.md section 1).
+"""Phrases about every concept, written by a causal language model (SEARLE section 3.1).
 
-"a photo of {concept} that" is continued a few hundred times by sampling. Textual inversion later replaces the
-concept by the pseudo-word and asks that the phrase keep its meaning.
+`generate` takes a vocabulary and a language model, which continues "a photo of {concept} that" a few hundred times.
+It returns `Phrases`. Textual inversion later replaces the concept with a pseudo-word, and the phrase must keep its
+meaning.
 """
 
 import re
@@ -26,7 +27,7 @@ from searle_lib.store.records import Study
 
 PROMPT = "a photo of {} that"
 RELEASE = "https://github.com/miccunifi/SEARLE/releases/download/weights/GPTNeo27B.zip"  # the authors' phrases
-TOP_K = 50  # not named by the authors: what `generate` did by default when they sampled
+TOP_K = 50  # the authors state none; this was the default of transformers when they sampled
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -42,7 +43,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Phrases:
-    """All phrases, concept after concept: those of concepts[i] are texts[starts[i]:starts[i + 1]]."""
+    """All phrases, concept after concept.
+
+    Args:
+        concepts: C names.
+        texts: P phrases. Those about concepts[i] are texts[starts[i] : starts[i + 1]].
+        starts: [C + 1] int64, the first phrase of each concept, and P.
+        key: the key of the artefact.
+    """
 
     concepts: tuple[str, ...]
     texts: tuple[str, ...]
@@ -51,11 +59,11 @@ class Phrases:
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Position of each concept."""
+        """The row of each concept in `concepts`."""
         return {concept: row for row, concept in enumerate(self.concepts)}
 
-    def of(self, concept: str) -> tuple[str, ...]:
-        """The phrases of one concept. Raises LookupError for a concept that has none."""
+    def select(self, concept: str) -> tuple[str, ...]:
+        """Return the phrases about one concept. Raises LookupError for a concept without phrases."""
         if concept not in self.row_of:
             raise LookupError(
                 f"concept {concept!r} has no phrases; run 01_phrases on the vocabulary that 02_concepts used."
@@ -64,12 +72,12 @@ class Phrases:
         return self.texts[self.starts[row] : self.starts[row + 1]]
 
     @cached_property
-    def without_their_concept(self) -> frozenset[str]:
-        """Concepts that at least one of their phrases does not name: the model rewrote it, so all are left out."""
-        return frozenset(c for c in self.concepts if not all(c in phrase for phrase in self.of(c)))
+    def unusable_concepts(self) -> frozenset[str]:
+        """Concepts that inversion skips, because the language model reworded the name in one of their phrases."""
+        return frozenset(c for c in self.concepts if not all(c in phrase for phrase in self.select(c)))
 
     def table(self) -> pd.DataFrame:
-        """One row a phrase, columns concept and phrase."""
+        """Return the phrases as a table with one row per phrase, columns concept and phrase."""
         return pd.DataFrame({"concept": np.repeat(self.concepts, np.diff(self.starts)), "phrase": self.texts})
 
 
@@ -79,19 +87,28 @@ def generate(
     language_model: str,
     settings: Settings,
     device: str = "cpu",
-    batch: int = 8,
-    given: str = "",
+    batch_size: int = 8,
+    phrases_file: str = "",
 ) -> Phrases:
-    """Return sampled phrases about every concept, kept in the store.
+    """Sample phrases about every concept, or import them from a file, and keep them in the store.
 
-    `language_model` is a folder or a hub name, with "@revision" behind it for another than the newest; `batch` is the
-    concepts a call of the model; results do not depend on it. `given` is a file of phrases in the authors' form to
-    take instead, or "published" for theirs.
-    Raises ValueError when there is no such model, ValueError or FileNotFoundError for a file that cannot be used.
+    Args:
+        store: keeps the phrases; an interrupted sampling resumes.
+        vocabulary: the concepts.
+        language_model: a folder, or a name on the hub. "name@revision" is a revision other than the newest.
+        settings: what determines the phrases.
+        device: where the language model runs.
+        batch_size: concepts per call of the model; changes no result.
+        phrases_file: a file of phrases in the authors' format to import, "published" for the authors' own, or empty
+            to sample.
+
+    Raises:
+        FileNotFoundError: if the phrases file does not exist.
+        ValueError: if there is no such model, or the phrases file cannot be used.
     """
-    if given:
-        return _given(store, vocabulary, given)
-    names = tuple(dict.fromkeys(vocabulary.names))  # a vocabulary may hold a name twice
+    if phrases_file:
+        return _import_file(store, vocabulary, phrases_file)
+    names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
     facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
     facts["code"] = code_digest(sample, clean)
 
@@ -101,7 +118,7 @@ def generate(
         def work(first: int, end: int) -> dict[str, Tensor]:
             return {"ids": sample(model, tokenizer, names[first:end], settings)}
 
-        ids = shards.run(folder / "shards", len(names), batch, work, desc="phrases")["ids"]
+        ids = shards.run(folder / "shards", len(names), batch_size, work, desc="phrases")["ids"]
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]
         concepts = np.repeat(names, settings.phrases_per_concept)
         pd.DataFrame({"concept": concepts, "phrase": texts}).to_parquet(folder / "phrases.parquet", index=False)
@@ -123,29 +140,12 @@ def load(folder: Path) -> Phrases:
     return from_table(pd.read_parquet(folder / "phrases.parquet"), folder.name.rpartition("-")[2])
 
 
-def _given(store: Store, vocabulary: Vocabulary, given: str) -> Phrases:
-    path = Path(given)
-    if given == "published":
-        path = downloads.fetch(RELEASE, downloads.cache() / "GPTNeo27B.zip")
-    elif not path.is_file():
-        raise FileNotFoundError(f"phrases_file {given} is no file; correct it, or leave it empty to sample.")
-
-    def make(folder: Path) -> None:
-        table = searle_files.read_phrases(path)
-        missing = sorted(set(vocabulary.names) - set(table["concept"]))
-        if missing:
-            raise ValueError(
-                f"phrases_file {given} has no phrases about {len(missing):,} of the {len(vocabulary.names):,} concepts "
-                f"of the vocabulary (first: {missing[0]!r}); use the vocabulary they were written about."
-            )
-        table.to_parquet(folder / "phrases.parquet", index=False)
-
-    facts = {"sha256": file_sha256(path), "vocabulary": vocabulary.key, "code": code_digest(searle_files.read_phrases)}
-    return store.keep("phrases", facts, make).read(load)
-
-
 def from_table(table: pd.DataFrame, key: str | None = None) -> Phrases:
-    """Phrases of a table with columns concept and phrase, in which a concept's rows stand together."""
+    """Build phrases from a table with columns concept and phrase.
+
+    Raises:
+        ValueError: if the rows of a concept do not stand together.
+    """
     concepts = table["concept"].to_numpy(dtype=object)
     changes = np.flatnonzero(np.r_[True, concepts[1:] != concepts[:-1]]) if len(concepts) else np.array([], int)
     names = tuple(concepts[changes])
@@ -156,63 +156,78 @@ def from_table(table: pd.DataFrame, key: str | None = None) -> Phrases:
 
 
 def load_language_model(name: str, device: str = "cpu"):
-    """A causal LM and its tokenizer from a folder or the hub, in fp16 on CUDA. Raises ValueError in one sentence."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # slow to import, and most notebooks need it not
+    """Load a causal language model and its tokenizer from a folder or the hub, in float16 on CUDA.
 
-    place = find_device(device)
+    Raises:
+        ValueError: if there is no such model, or its files are broken.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # a slow import that only sampling needs
+
+    device = find_device(device)
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
     folder, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
-        model = AutoModelForCausalLM.from_pretrained(folder, revision=revision or "main", dtype=_dtype(place))
+        model = AutoModelForCausalLM.from_pretrained(folder, revision=revision or "main", dtype=dtype)
     except Exception as problem:
-        said = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
+        reason = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
         raise ValueError(
-            f"language_model {name} is neither a folder with a causal language model nor one that the hub gives "
-            f"({said}); correct language_model, or put the model's folder there."
+            f"language_model {name} is neither a folder with a causal language model nor the name of one on the hub "
+            f"({reason}); correct language_model, or put the model's folder there."
         ) from problem
-    return model.to(place).eval(), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 @torch.no_grad()
 def sample(model, tokenizer, concepts: tuple[str, ...], settings: Settings) -> Tensor:
-    """Token ids [C, phrases_per_concept, max_length] int32, end-of-text behind the end, prompts included.
+    """Sample phrases about C concepts.
 
-    Concepts whose prompts have as many tokens share a call, so nothing is padded. Each phrase has its own stream of
-    random numbers: which concepts share a call changes nothing.
+    Concepts whose prompts have equal lengths share a call of the model, so no prompt is padded. Each phrase has its
+    own stream of random numbers, so the result does not depend on which concepts share a call.
+
+    Returns:
+        [C, phrases_per_concept, max_length] int32 token ids, the prompt included, filled up with end-of-text.
+
+    Raises:
+        ValueError: if a prompt leaves no room for a phrase.
     """
-    count, length, end = settings.phrases_per_concept, settings.max_length, tokenizer.eos_token_id
+    count, length, end_of_text = settings.phrases_per_concept, settings.max_length, tokenizer.eos_token_id
     prompts = [tokenizer(PROMPT.format(concept)).input_ids for concept in concepts]
     too_long = next((c for c, p in zip(concepts, prompts, strict=True) if len(p) >= length), None)
     if too_long is not None:
         raise ValueError(f"the prompt of concept {too_long!r} fills phrase_max_length {length}; raise it.")
-    ids = torch.full((len(concepts), count, length), end, dtype=torch.int32)
+    ids = torch.full((len(concepts), count, length), end_of_text, dtype=torch.int32)
     for size in sorted({len(prompt) for prompt in prompts}):
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == size]
         names = [f"{concepts[row]}/{i}" for row in rows for i in range(count)]
         draws = randomness.uniform(randomness.keys(settings.seed, "phrases", names), 0, length)
-        picked = _Picked(torch.from_numpy(draws).to(model.device, _precise(model.device)), settings.temperature)
+        precise = torch.float32 if model.device.type == "mps" else torch.float64  # mps has no float64
+        sampler = _Sampler(torch.from_numpy(draws).to(model.device, precise), settings.temperature)
         start = torch.tensor([prompts[row] for row in rows], device=model.device).repeat_interleave(count, 0)
-        written = model.generate(
+        generated = model.generate(
             start,
             attention_mask=torch.ones_like(start),
-            do_sample=False,  # _Picked leaves a single token, the sampled one
+            do_sample=False,  # _Sampler leaves one token to choose from
             max_length=length,
             no_repeat_ngram_size=settings.no_repeat_ngram,
-            pad_token_id=end,
-            logits_processor=[picked],
+            pad_token_id=end_of_text,
+            logits_processor=[sampler],
         )
-        ids[rows, :, : written.shape[1]] = written.view(len(rows), count, -1).int().cpu()
+        ids[rows, :, : generated.shape[1]] = generated.view(len(rows), count, -1).int().cpu()
     return ids
 
 
 def clean(text: str) -> str:
-    """A phrase on one line: runs of newlines become ". ", runs of dots one dot. Source: searle.md, section 1."""
+    """Put a phrase on one line: a run of newlines becomes ". ", a run of dots one dot, as in the authors' code."""
     return re.sub(r"\.+", ".", re.sub(r"\n+", ". ", text))
 
 
 @dataclass(frozen=True)
-class _Picked:
-    """A logits processor that samples by draws [N, max_length], each row's own, and forbids every other token."""
+class _Sampler:
+    """A logits processor that samples a token for each row and forbids all others.
+
+    `draws` [N, max_length] are uniform numbers in (0, 1), one for each row and position.
+    """
 
     draws: Tensor
     temperature: float
@@ -221,20 +236,36 @@ class _Picked:
         best, tokens = (scores.float() / self.temperature).topk(min(TOP_K, scores.shape[1]), dim=1)
         threshold = self.draws[:, ids.shape[1]].unsqueeze(1)  # [N, 1]
         below = best.to(threshold.dtype).softmax(1).cumsum(1) < threshold
-        chosen = tokens.gather(1, below.sum(1, keepdim=True).clamp(max=best.shape[1] - 1))
-        return scores.fill_(float("-inf")).scatter_(1, chosen, 0.0)
+        sampled = tokens.gather(1, below.sum(1, keepdim=True).clamp(max=best.shape[1] - 1))
+        return scores.fill_(float("-inf")).scatter_(1, sampled, 0.0)
 
 
-def _precise(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+def _import_file(store: Store, vocabulary: Vocabulary, phrases_file: str) -> Phrases:
+    path = Path(phrases_file)
+    if phrases_file == "published":
+        path = downloads.fetch(RELEASE, downloads.cache() / "GPTNeo27B.zip")
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"phrases_file {phrases_file} does not exist; correct phrases_file, or leave it empty to sample."
+        )
+
+    def make(folder: Path) -> None:
+        table = searle_files.read_phrases(path)
+        missing = sorted(set(vocabulary.names) - set(table["concept"]))
+        if missing:
+            raise ValueError(
+                f"phrases_file {phrases_file} has no phrases about {len(missing):,} of the {len(vocabulary.names):,} "
+                f"concepts of the vocabulary (first: {missing[0]!r}); set vocabulary to the one they were written for."
+            )
+        table.to_parquet(folder / "phrases.parquet", index=False)
+
+    facts = {"sha256": file_sha256(path), "vocabulary": vocabulary.key, "code": code_digest(searle_files.read_phrases)}
+    return store.keep("phrases", facts, make).read(load)
 
 
 def _identity(language_model: str) -> str:
+    """Return what stands for a model in a key: its name on the hub, or a hash of the files in its folder."""
     folder = Path(language_model)
     if not folder.is_dir():
         return language_model
     return digest({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    return torch.float16 if device.type == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""Files for the test servers of CIRR and CIRCO: written, validated, and scored on validation splits.
+"""Files for the test servers of CIRR and CIRCO: written, checked, and scored on validation splits.
 
-Takes rankings, or a file of predictions that somebody brings. Gives JSON files, and sentences on what is wrong.
+Takes rankings, or a file of predictions by any method. Returns JSON files, scores, and sentences on what is wrong.
 """

@@ -1,7 +1,7 @@
-"""Files of predictions that people bring: recognised, and checked as the test servers would.
+"""Recognise a file of predictions, and check it as the test servers of CIRR and CIRCO would.
 
-CIRR's and CIRCO's are objects of query id: list of images, in their servers' forms (searle.md, section 5). They may
-come from any method, so nothing here asks for a study; `scoring` scores them.
+A file is a JSON object that maps a query id to a list of images. It may come from any method, so nothing here needs a
+study. `validate` returns a Verdict; `scoring` uses the same checks.
 """
 
 import json
@@ -19,15 +19,22 @@ from searle_lib.servers.submissions import SUBSET
 
 HEADER = ("version", "metric")  # keys of a CIRR file that are no queries
 VERSION = "rc2"
-LENGTHS = {"recall": rankings.DEPTH, "recall_subset": SUBSET}  # of a CIRR list, by the file's metric
+LENGTHS = {"recall": rankings.DEPTH, "recall_subset": SUBSET}  # images per query in a CIRR file, by its metric
 CIRR_BYTES = 5 * 10**6
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a predictions file is, for how many queries it has a list, and what is wrong with it, a sentence each."""
+    """The result of checking a file of predictions.
 
-    what: str
+    Args:
+        title: data set, split and metric of the file, as in "CIRR test1, recall".
+        queries: for how many queries it has a list.
+        notes: one sentence for each thing to know.
+        problems: one sentence for each reason to refuse the file.
+    """
+
+    title: str
     queries: int
     notes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -35,11 +42,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Task:
-    """What a file is of, and what its lists must be; `gallery` is None where its images are not known."""
+    """The split that a file predicts, and what its lists may hold.
+
+    Args:
+        dataset: fashioniq, cirr or circo.
+        split: as in "val".
+        metric: the file's metric for CIRR, else "".
+        queries: the split's queries.
+        gallery: the image ids that lists may hold, None if the list of images is absent.
+        gallery_file: the name of that list.
+    """
 
     dataset: str
     split: str
-    metric: str  # "" but for CIRR
+    metric: str
     queries: pd.DataFrame
     gallery: frozenset[str] | None
     gallery_file: str
@@ -51,189 +67,173 @@ class Task:
 
     @property
     def length(self) -> int:
-        """How many images a server takes a query, and a score needs at least."""
+        """How many images a server takes per query; a score needs at least as many."""
         return LENGTHS.get(self.metric, rankings.DEPTH)
 
 
 def validate(file: Path, data_root: Path) -> Verdict:
-    """Whether CIRR's or CIRCO's server would take a file, which is recognised by its content.
+    """Return whether the server of CIRR or CIRCO would take a file, which is recognised by its content.
 
-    Raises ValueError for a file that is no JSON object of predictions, FileNotFoundError for annotations that it
-    needs and that are not there. COCO's image list is not needed: without it ids are not checked, and a note says so.
+    If COCO's list of images is absent, image ids are not checked, and a note says so.
+
+    Raises:
+        ValueError: if the file is not a JSON object of predictions.
+        FileNotFoundError: if the file or the annotations that it needs do not exist.
     """
-    given, repeated = read(file)
-    task = recognised(file, given, data_root)
+    content, repeated = read(file)
+    task = recognise(file, content, data_root)
     notes, problems = [], []
-    if task.dataset == "cirr" and file.stat().st_size > CIRR_BYTES:
+    size = file.stat().st_size
+    if task.dataset == "cirr" and size > CIRR_BYTES:
         problems.append(
-            f"{file.name} has {file.stat().st_size:,} bytes and the server takes at most {CIRR_BYTES:,}; write it "
-            "without indentation, and no list longer than asked."
+            f"{file.name} has {size:,} bytes and the server takes at most {CIRR_BYTES:,}; write it without "
+            "indentation, and no list longer than needed."
         )
-    problems += problems_of(file, given, repeated, task, longer=False)
+    problems += find_problems(file, content, repeated, task)
     submission = PROTOCOLS[task.dataset].submission
     if task.split != submission:
         notes.append(f"this is the validation split, which `score` scores; the server takes {submission}.")
-        lacking = len(_known(task.dataset, data_root)[0].get(submission, set()) - set(given))
-        if task.dataset == "circo" and lacking:  # whose test ids hold those of val
-            notes.append(f"should it be meant for {submission}, it lacks {lacking:,} queries.")
+        absent = len(_query_ids(task.dataset, data_root)[0].get(submission, set()) - set(content))
+        if task.dataset == "circo" and absent:  # CIRCO's test ids include those of val
+            notes.append(f"if this file is meant for {submission}, it lacks {absent:,} queries.")
     if task.dataset == "circo":
         if task.gallery is None:
-            notes.append(f"ids were not checked against the gallery, as {task.gallery_file} is not there.")
-        if any(isinstance(entry, str) and image_of("circo", entry) for entry in _entries(given)):
-            notes.append("some ids are strings; the server casts them, and its examples have integers.")
-    queries = len(given.keys() - set(HEADER))
-    what = f"{task.title}, {task.metric}" if task.metric else task.title
-    return Verdict(what, queries, tuple(notes), tuple(problems))
+            notes.append(f"image ids were not checked, because {task.gallery_file} does not exist.")
+        if any(isinstance(entry, str) and to_image_id("circo", entry) for entry in _entries(content)):
+            notes.append("some image ids are strings; the server converts them, but its examples have integers.")
+    queries = len(content.keys() - set(HEADER))
+    title = f"{task.title}, {task.metric}" if task.metric else task.title
+    return Verdict(title, queries, tuple(notes), tuple(problems))
 
 
 def read(file: Path) -> tuple[dict | list, set[str]]:
-    """A file's content, and the keys that stand more than once in an object of it. Raises ValueError when empty."""
+    """Return a file's content, and the keys that an object of it has more than once.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not JSON, or holds no predictions.
+    """
     repeated = set()
 
-    def noting_repeats(pairs: list[tuple]) -> dict:
+    def to_dict(pairs: list[tuple]) -> dict:
         repeated.update(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         return dict(pairs)
 
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; name a file of predictions.")
+        raise FileNotFoundError(f"{file} does not exist; name a file of predictions.")
     try:
-        given = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=noting_repeats)
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=to_dict)
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"{file} is not valid JSON ({problem}); write it again.") from problem
-    if not isinstance(given, dict | list):
-        raise ValueError(f"{file} is {shown(given)} and no predictions; write an object of query id: list of images.")
-    if not (given.keys() - set(HEADER) if isinstance(given, dict) else given):
+    if not isinstance(content, dict | list):
+        raise ValueError(f"{file} holds only {excerpt(content)}; write an object of query id: list of images.")
+    if not (content.keys() - set(HEADER) if isinstance(content, dict) else content):
         raise ValueError(f"{file} holds no predictions; write a list of images for every query.")
-    return given, repeated
+    return content, repeated
 
 
-def recognised(file: Path, given: dict | list, data_root: Path) -> Task:
-    """What a file of CIRR's or CIRCO's form is of."""
-    if not isinstance(given, dict):
+def recognise(file: Path, content: dict | list, data_root: Path) -> Task:
+    """Return the split of CIRR or CIRCO that a file predicts. Raises as `validate` does."""
+    if not isinstance(content, dict):
         raise ValueError(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
-    dataset = "cirr" if _is_cirr(given, data_root) else "circo"
-    split = _split(file, dataset, given.keys() - set(HEADER), data_root)
-    return task_of(dataset, data_root, split, "all", _metric(given) if dataset == "cirr" else "")
+    dataset = "cirr" if _is_cirr(content, data_root) else "circo"
+    split = _find_split(file, dataset, content.keys() - set(HEADER), data_root)
+    return load_task(dataset, data_root, split, "all", _find_metric(content) if dataset == "cirr" else "")
 
 
-def task_of(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> Task:
-    where = (dataset, data_root, split, category)
-    listed = annotations.image_list(*where)
-    known = dataset != "circo" or listed.is_file()
-    gallery = frozenset(annotations.gallery(*where)["image"]) if known else None
-    return Task(dataset, split, metric, annotations.queries(*where), gallery, listed.name)
+def load_task(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> Task:
+    """Return the task of a split, from its annotations.
+
+    Args:
+        dataset: fashioniq, cirr or circo.
+        data_root: the folder of the data sets.
+        split: as in "val".
+        category: a category of FashionIQ, else "all".
+        metric: the file's metric for CIRR, else "".
+    """
+    place = (dataset, data_root, split, category)
+    image_list = annotations.image_list(*place)
+    has_list = dataset != "circo" or image_list.is_file()
+    gallery = frozenset(annotations.gallery(*place)["image"]) if has_list else None
+    return Task(dataset, split, metric, annotations.queries(*place), gallery, image_list.name)
 
 
-def _is_cirr(given: dict, data_root: Path) -> bool:
-    """By a key of the header; without one by the names listed, or by the ids when more of them are CIRR's."""
-    named = any(isinstance(entry, str) and entry.startswith(("dev-", "test1-")) for entry in _entries(given))
-    if named or any(key in given for key in HEADER):
-        return True
-    shared = {d: [len(given.keys() & ids) for ids in _known(d, data_root)[0].values()] for d in ("cirr", "circo")}
-    return max(shared["cirr"], default=0) > max(shared["circo"], default=0)
+def find_problems(file: Path, content: dict, repeated: set[str], task: Task, allow_longer: bool = False) -> list[str]:
+    """Return one sentence per problem of a CIRR or CIRCO file, in the file's order; absent queries come last.
 
-
-def _entries(given: dict) -> Iterator[object]:
-    return (entry for value in given.values() if isinstance(value, list) for entry in value)
-
-
-def _known(dataset: str, data_root: Path) -> tuple[dict[str, set[str]], FileNotFoundError | None]:
-    """Query ids of the splits that are there, and why one is not."""
-    known, absent = {}, None
-    for split in (PROTOCOLS[dataset].validation, PROTOCOLS[dataset].submission):
-        try:
-            known[split] = set(annotations.queries(dataset, data_root, split, "all")["query"])
-        except FileNotFoundError as problem:
-            absent = problem
-    return known, absent
-
-
-def _split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
-    """The smallest split that has all of the ids, or else the one that has most of them."""
-    known, absent = _known(dataset, data_root)
-    by_size = sorted(known, key=lambda split: len(known[split]))
-    holding = [split for split in by_size if ids <= known[split]]
-    best = holding[0] if holding else max(by_size, key=lambda split: len(ids & known[split]), default=None)
-    shared = len(ids & known[best]) if best else 0
-    if absent and 2 * shared < len(ids):
-        raise absent
-    if not shared:
-        said = f"{PROTOCOLS[dataset].title} {' or '.join(known)} (but {min(ids)}, for one)"
-        raise ValueError(f"{file} has no query of {said}; key lists by query id.")
-    return best
-
-
-def _metric(given: dict) -> str:
-    """The header's metric, or what the lists' lengths speak for where it has none."""
-    if given.get("metric") in list(LENGTHS):
-        return given["metric"]
-    longest = max((len(value) for value in given.values() if isinstance(value, list)), default=0)
-    return "recall_subset" if longest <= LENGTHS["recall_subset"] else "recall"
-
-
-def problems_of(file: Path, given: dict, repeated: set[str], task: Task, longer: bool) -> list[str]:
-    """Sentences on a CIRR or CIRCO file, in its order, those on queries that it lacks last."""
-    problems = _header_problems(file, given, repeated) if task.dataset == "cirr" else []
-    asked = task.queries.set_index("query")[["reference", "group"]].T.to_dict("list")
-    for query, value in given.items():
+    Args:
+        file: the file, for its name.
+        content: its content.
+        repeated: the keys that stand in it more than once.
+        task: the split that it predicts.
+        allow_longer: whether a list may be longer than a server takes.
+    """
+    problems = _header_problems(file, content, repeated) if task.dataset == "cirr" else []
+    queries = task.queries.set_index("query")[["reference", "group"]].T.to_dict("list")
+    for query, images in content.items():
         if task.dataset == "cirr" and query in HEADER:
             continue
-        where = f"query {query} of {file.name}"
+        name = f"query {query} of {file.name}"
         if query in repeated:
-            problems.append(f"{where} stands there more than once; keep one of its lists.")
-        if query in asked:
-            reference, group = asked[query]
+            problems.append(f"{name} has more than one list; keep one of them.")
+        if query in queries:
+            reference, group = queries[query]
             excluded = reference if PROTOCOLS[task.dataset].excludes_reference else None
-            among = group if task.metric == "recall_subset" else ()
-            problems += list_problems(where, value, task, longer, excluded, among)
+            allowed = group if task.metric == "recall_subset" else ()
+            problems += list_problems(name, images, task, allow_longer, excluded, allowed)
         else:
-            problems.append(f"{where} is none of {task.title}'s; take it out, or correct its id.")
-    lacking = (f"query {query} of {task.title} is not in {file.name}" for query in asked if query not in given)
-    return problems + [f"{said}; add its {task.length} images." for said in lacking]
-
-
-def _header_problems(file: Path, given: dict, repeated: set[str]) -> list[str]:
-    problems = [f"key {key} stands more than once in {file.name}; keep one." for key in HEADER if key in repeated]
-    for key, allowed in (("version", [VERSION]), ("metric", list(LENGTHS))):
-        wanted = " or ".join(f'"{value}"' for value in allowed)
-        if key not in given:
-            problems.append(f"{file.name} has no key {key}, which CIRR's server needs; add {key}: {wanted}.")
-        elif given[key] not in allowed:
-            problems.append(f"{key} of {file.name} is {shown(given[key])}; set it to {wanted}.")
-    return problems
+            problems.append(f"{name} is not a query of {task.title}; remove it, or correct its id.")
+    absent = (query for query in queries if query not in content)
+    return problems + [
+        f"query {q} of {task.title} is not in {file.name}; add its {task.length} images." for q in absent
+    ]
 
 
 def list_problems(
-    where: str, value: object, task: Task, longer: bool, excluded: str | None = None, among: Sequence[str] = ()
+    name: str,
+    images: object,
+    task: Task,
+    allow_longer: bool = False,
+    excluded: str | None = None,
+    group: Sequence[str] = (),
 ) -> list[str]:
-    """Sentences on one query's list: its length, its entries' type, repeats, and images that may not be in it."""
-    many = f"list {'at least' if longer else 'exactly'} {task.length} different images"
-    if not isinstance(value, list):
-        return [f"{where} has {shown(value)} instead of a list; {many}."]
-    enough = len(value) == task.length or (longer and len(value) > task.length)
-    problems = [] if enough else [f"{where} lists {len(value)} images; {many}."]
-    wrong = [shown(entry) for entry in value if image_of(task.dataset, entry) is None]
-    times = Counter(image for entry in value if (image := image_of(task.dataset, entry)) is not None)
+    """Return one sentence per problem of a query's list: its length, its entries' type, repeats, forbidden images.
+
+    Args:
+        name: the query, as sentences name it.
+        images: its list.
+        task: the split that it belongs to.
+        allow_longer: whether the list may be longer than a server takes.
+        excluded: an image that may not be in the list.
+        group: if not empty, the only images that may be in the list.
+    """
+    rule = f"list {'at least' if allow_longer else 'exactly'} {task.length} different images"
+    if not isinstance(images, list):
+        return [f"{name} has {excerpt(images)} instead of a list; {rule}."]
+    fits = len(images) == task.length or (allow_longer and len(images) > task.length)
+    problems = [] if fits else [f"{name} lists {len(images)} images; {rule}."]
+    wrong_type = [excerpt(entry) for entry in images if to_image_id(task.dataset, entry) is None]
+    times = Counter(image for entry in images if (image := to_image_id(task.dataset, entry)) is not None)
     repeated = [image for image in times if times[image] > 1]
-    reference = [image for image in times if image == excluded]
+    references = [image for image in times if image == excluded]
     unknown = [image for image in times if task.gallery is not None and image not in task.gallery]
-    strangers = [image for image in times if among and image not in (*among, *reference, *unknown)]
+    outsiders = [image for image in times if group and image not in (*group, *references, *unknown)]
     form = "integers" if task.dataset == "circo" else "names in quotes"
-    for images, said in (
-        (wrong, f", which cannot be an image; write {form}"),
-        (repeated, f" more than once; {many}"),
-        (reference, ", its own reference; leave it out"),
-        (unknown, f", not of the gallery; list images of {task.gallery_file}"),
-        (strangers, ", not of its group; choose from its img_set's members"),
+    for wrong, reason in (
+        (wrong_type, f", which cannot be an image; write {form}"),
+        (repeated, f" more than once; {rule}"),
+        (references, ", its own reference; leave it out"),
+        (unknown, f", which is not in the gallery; list images of {task.gallery_file}"),
+        (outsiders, ", which is not in its group; choose members of its img_set"),
     ):
-        if images:
-            more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-            problems.append(f"{where} lists {', '.join(images[:3])}{more}{said}.")
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            problems.append(f"{name} lists {', '.join(wrong[:3])}{more}{reason}.")
     return problems
 
 
-def image_of(dataset: str, entry: object) -> str | None:
-    """An entry of a list as `annotations` writes image ids; None for what cannot be one."""
+def to_image_id(dataset: str, entry: object) -> str | None:
+    """Return an entry of a list as the image id that `annotations` uses; None if it cannot be one."""
     if dataset == "circo":
         if type(entry) is int and entry >= 0:
             return str(entry)
@@ -242,6 +242,65 @@ def image_of(dataset: str, entry: object) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def shown(value: object) -> str:
-    written = json.dumps(value)
-    return written if len(written) <= 40 else written[:37] + "..."
+def excerpt(value: object) -> str:
+    """Return a value as JSON, cut to 40 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _header_problems(file: Path, content: dict, repeated: set[str]) -> list[str]:
+    problems = [f"key {key} stands more than once in {file.name}; keep one." for key in HEADER if key in repeated]
+    for key, allowed in (("version", [VERSION]), ("metric", list(LENGTHS))):
+        values = " or ".join(f'"{value}"' for value in allowed)
+        if key not in content:
+            problems.append(f"{file.name} has no key {key}, which CIRR's server needs; add {key}: {values}.")
+        elif content[key] not in allowed:
+            problems.append(f"{key} of {file.name} is {excerpt(content[key])}; set it to {values}.")
+    return problems
+
+
+def _is_cirr(content: dict, data_root: Path) -> bool:
+    """Decide by the header's keys, else by the form of image names, else by which data set has more of the ids."""
+    has_names = any(isinstance(entry, str) and entry.startswith(("dev-", "test1-")) for entry in _entries(content))
+    if has_names or any(key in content for key in HEADER):
+        return True
+    shared = {d: [len(content.keys() & ids) for ids in _query_ids(d, data_root)[0].values()] for d in ("cirr", "circo")}
+    return max(shared["cirr"], default=0) > max(shared["circo"], default=0)
+
+
+def _entries(content: dict) -> Iterator[object]:
+    return (entry for images in content.values() if isinstance(images, list) for entry in images)
+
+
+def _query_ids(dataset: str, data_root: Path) -> tuple[dict[str, set[str]], FileNotFoundError | None]:
+    """The query ids of each split whose annotations exist, and the error of a split whose annotations do not."""
+    ids, error = {}, None
+    for split in (PROTOCOLS[dataset].validation, PROTOCOLS[dataset].submission):
+        try:
+            ids[split] = set(annotations.queries(dataset, data_root, split, "all")["query"])
+        except FileNotFoundError as problem:
+            error = problem
+    return ids, error
+
+
+def _find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
+    """The smallest split that has all of the ids, else the split that has most of them."""
+    ids_of, error = _query_ids(dataset, data_root)
+    by_size = sorted(ids_of, key=lambda split: len(ids_of[split]))
+    complete = [split for split in by_size if ids <= ids_of[split]]
+    best = complete[0] if complete else max(by_size, key=lambda split: len(ids & ids_of[split]), default=None)
+    shared = len(ids & ids_of[best]) if best else 0
+    if error and 2 * shared < len(ids):
+        raise error
+    if not shared:
+        splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
+        raise ValueError(f"{file} has no query of {splits}, but {min(ids)} for example; key each list by its query id.")
+    return best
+
+
+def _find_metric(content: dict) -> str:
+    """The header's metric; without one, the metric that the lengths of the lists suggest."""
+    if content.get("metric") in list(LENGTHS):
+        return content["metric"]
+    longest = max((len(images) for images in content.values() if isinstance(images, list)), default=0)
+    return "recall_subset" if longest <= LENGTHS["recall_subset"] else "recall"

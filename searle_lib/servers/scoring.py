@@ -1,7 +1,7 @@
-"""Predictions that people bring, scored on validation splits: every metric, in percent.
+"""Score a file of predictions for a validation split: every metric, in percent.
 
-A file is recognised and checked as in `predictions`; FashionIQ has no server, and its files are lists in the order of
-its caption file, each entry with a key ranking. How metrics are counted stands in `metrics`.
+A file of CIRR or CIRCO is recognised and checked as in `predictions`. FashionIQ has no server; its file is a list in
+the order of the caption file, and each entry has a key `ranking`. `metrics` defines the metrics.
 """
 
 from collections.abc import Sequence
@@ -16,50 +16,65 @@ from searle_lib.data import annotations
 from searle_lib.data.benchmarks import PROTOCOLS
 from searle_lib.evaluation import scores
 from searle_lib.evaluation.rankings import Rankings
-from searle_lib.servers.predictions import Task, image_of, list_problems, problems_of, read, recognised, shown, task_of
+from searle_lib.servers.predictions import (
+    Task,
+    excerpt,
+    find_problems,
+    list_problems,
+    load_task,
+    read,
+    recognise,
+    to_image_id,
+)
 
 SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https://circo.micc.unifi.it/"}
-UNLISTED = 10**9  # the rank of an image that a list ends without: beyond every k
+UNLISTED = 10**9  # the rank of an image that is not in a list: beyond every k
 
 
 def score(file: Path, dataset: str, data_root: Path, category: str | None = None) -> dict:
-    """Every metric of a file of predictions for a validation split, in percent, as JSON can hold it.
+    """Return every metric of a file of predictions for a validation split, in percent, as JSON can hold it.
 
-    Lists may be longer than a server takes. A CIRR file gives the metrics of its own kind, and a recall file whose
-    lists hold every query's whole group those of the subset too. Raises ValueError for a file with problems, in the
-    first one's sentence, and for one of a test split; FileNotFoundError for annotations that are not there.
+    Lists may be longer than a server takes. A CIRR file gets the metrics of its own kind. A recall file whose lists
+    hold every query's whole group gets the metrics of the subset too.
+
+    Raises:
+        ValueError: if the file has problems (in the first one's sentence), or is for a test split.
+        FileNotFoundError: if the file or the annotations do not exist.
     """
     _check_category(dataset, category)
-    given, repeated = read(file)
+    content, repeated = read(file)
     if dataset == "fashioniq":
-        task = task_of(dataset, data_root, PROTOCOLS[dataset].validation, category)
+        task = load_task(dataset, data_root, PROTOCOLS[dataset].validation, category)
         entries = annotations.fashioniq_entries(data_root, task.split, category)
-        problems = _entry_problems(file, given, repeated, task, entries)
+        problems = _entry_problems(file, content, repeated, task, entries)
     else:
-        task = recognised(file, given, data_root)
+        task = recognise(file, content, data_root)
         _check_scorable(file, dataset, task)
-        problems = problems_of(file, given, repeated, task, longer=True)
+        problems = find_problems(file, content, repeated, task, allow_longer=True)
     if problems:
         raise ValueError(problems[0] + (f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""))
-    values = [entry["ranking"] for entry in given] if dataset == "fashioniq" else map(given.get, task.queries["query"])
-    lists = [[image_of(dataset, entry) for entry in value] for value in values]
-    ranks = _ranks(task.queries, lists)
+    if dataset == "fashioniq":
+        lists = [entry["ranking"] for entry in content]
+    else:
+        lists = [content[query] for query in task.queries["query"]]
+    lists = [[to_image_id(dataset, entry) for entry in images] for images in lists]
+    ranks = _rank(task.queries, lists)
     return {
         "dataset": PROTOCOLS[dataset].title,
         "split": task.split,
         **({"category": category} if category else {}),
         "queries": len(lists),
-        "metrics": {n: round(float(scores.metric(n, ranks).mean()) * 100, 4) for n in _answered(task, lists)},
+        "metrics": {n: round(float(scores.metric(n, ranks).mean()) * 100, 4) for n in _metric_names(task, lists)},
         **({f"{scores.ASPECT_METRIC} by aspect": _by_aspect(task, ranks)} if dataset == "circo" else {}),
     }
 
 
 def _check_category(dataset: str, category: str | None) -> None:
     if dataset not in PROTOCOLS:
-        raise ValueError(f"there is no dataset {dataset}; predictions can be of {', '.join(PROTOCOLS)}.")
+        raise ValueError(f"there is no dataset {dataset}; predictions can be for {', '.join(PROTOCOLS)}.")
     title, categories = PROTOCOLS[dataset].title, PROTOCOLS[dataset].categories
     if dataset != "fashioniq" and category is not None:
-        raise ValueError(f"{title} has no categories, and {category} was given; leave category out.")
+        raise ValueError(f"{title} has no categories; leave out category {category}.")
     if dataset == "fashioniq" and category not in categories:
         raise ValueError(f"category of {title} is {category}; name one of {', '.join(categories)}.")
 
@@ -67,43 +82,47 @@ def _check_category(dataset: str, category: str | None) -> None:
 def _check_scorable(file: Path, dataset: str, task: Task) -> None:
     protocol = PROTOCOLS[dataset]
     if task.dataset != dataset:
-        raise ValueError(f"{file} is of {task.title}, not of {protocol.title}; score it as {task.dataset}.")
+        raise ValueError(f"{file} is for {task.title}, not for {protocol.title}; score it as {task.dataset}.")
     if task.split != protocol.validation:
         raise ValueError(
             f"{file} holds queries of {task.title}, whose targets are secret; submit it to {SERVERS[dataset]}, or "
-            f"bring predictions for {protocol.validation} alone."
+            f"score predictions for {protocol.validation} alone."
         )
 
 
-def _entry_problems(file: Path, given: dict | list, repeated: set[str], task: Task, entries: list[dict]) -> list[str]:
-    """Sentences on a FashionIQ file, in its order; `entries` are the caption file's."""
-    if not isinstance(given, list):
-        raise ValueError(f"{file} is no list, and FashionIQ's predictions are one; write the caption file's entries.")
+def _entry_problems(file: Path, content: dict | list, repeated: set[str], task: Task, entries: list[dict]) -> list[str]:
+    """One sentence per problem of a FashionIQ file, in its order; `entries` are those of the caption file."""
+    if not isinstance(content, list):
+        raise ValueError(f"{file} is not a list, but FashionIQ's predictions are; write the caption file's entries.")
     problems = [f"key {key} stands twice in an entry of {file.name}; keep one." for key in sorted(repeated)]
-    if len(given) != len(entries):
-        problems.append(f"{file.name} has {len(given)} entries, the caption file {len(entries)}; write one for each.")
-    for row, (entry, asked) in enumerate(zip(given, entries, strict=False)):
-        where = f"entry {row} of {file.name}"
+    if len(content) != len(entries):
+        problems.append(f"{file.name} has {len(content)} entries, the caption file {len(entries)}; write one for each.")
+    for row, (entry, expected) in enumerate(zip(content, entries, strict=False)):
+        name = f"entry {row} of {file.name}"
         if not isinstance(entry, dict):
-            problems.append(f"{where} is {shown(entry)}; write an object with candidate, captions and ranking.")
+            problems.append(f"{name} is {excerpt(entry)}; write an object with candidate, captions and ranking.")
             continue
         for key in ("candidate", "captions", "ranking"):
             if key not in entry:
-                problems.append(f"{where} has no key {key}; add it.")
-            elif key in asked and entry[key] != asked[key]:
-                problems.append(f"{where} has not the {key} of the caption file's entry {row}; keep that file's order.")
+                problems.append(f"{name} has no key {key}; add it.")
+            elif key in expected and entry[key] != expected[key]:
+                problems.append(f"{name} does not have the {key} of the caption file; keep that file's order.")
         if "ranking" in entry:
-            problems += list_problems(where, entry["ranking"], task, longer=True)
+            problems += list_problems(name, entry["ranking"], task, allow_longer=True)
     return problems
 
 
-def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
-    """Ranks in the lists; an image that they lack ranks beyond every k, so that it counts among the ground truths."""
-    places = [{image: place for place, image in enumerate(images)} for images in lists]
+def _rank(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
+    """Ranks of targets, ground truths and groups in the lists; an image that a list lacks has the rank UNLISTED.
+
+    So a ground truth that is not listed still counts as one.
+    """
+    tables = [{image: rank for rank, image in enumerate(images)} for images in lists]
 
     def ranks(column: Sequence[list[str]]) -> Tensor:
-        found = [[place.get(image, UNLISTED) for image in images] for place, images in zip(places, column, strict=True)]
-        return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in found], True, padding_value=-1)
+        pairs = zip(tables, column, strict=True)
+        rows = [[rank_of.get(image, UNLISTED) for image in images] for rank_of, images in pairs]
+        return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], True, padding_value=-1)
 
     target = ranks([[image] for image in queries["target"]])[:, 0]
     group = ranks(queries["group"])
@@ -112,13 +131,13 @@ def _ranks(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
     return Rankings(target, ranks(queries["ground_truths"]), group, subset, top=torch.empty(len(lists), 0))
 
 
-def _answered(task: Task, lists: list[list[str]]) -> list[str]:
-    """The metrics for which a file's lists are enough."""
+def _metric_names(task: Task, lists: list[list[str]]) -> list[str]:
+    """The metrics that a file's lists suffice for."""
     names = [name for name, _ in PROTOCOLS[task.dataset].metrics]
     if task.metric == "recall_subset":
         return [name for name in names if name.startswith("Rsubset")]
-    whole = all(set(group) <= set(images) for group, images in zip(task.queries["group"], lists, strict=True))
-    return [name for name in names if whole or not name.startswith("Rsubset")]
+    complete = all(set(group) <= set(images) for group, images in zip(task.queries["group"], lists, strict=True))
+    return [name for name in names if complete or not name.startswith("Rsubset")]
 
 
 def _by_aspect(task: Task, ranks: Rankings) -> dict[str, float]:

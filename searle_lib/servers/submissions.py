@@ -1,5 +1,4 @@
-"""Submission files for the test servers of CIRR and CIRCO, from the rankings that 06_retrieval leaves (searle.md
-section 5)."""
+"""Write submission files for the test servers of CIRR and CIRCO, from the rankings that 06_retrieval kept."""
 
 import json
 from pathlib import Path
@@ -7,55 +6,63 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.data.benchmarks import PROTOCOLS
-from searle_lib.store.artefacts import written_aside
+from searle_lib.store.artefacts import atomic_write
 
-SUBSET = 3
+SUBSET = 3  # images per query in CIRR's file of subset rankings
 
 
 def write_all(folder: Path, rankings: pd.DataFrame, sizes: dict[str, dict]) -> list[Path]:
     """Write every method's files for each complete split that a server scores, and remove those of an earlier run.
 
-    `rankings` and `sizes` are as `evaluation.read_scores` and `evaluation.made_with` give them.
+    `rankings` are those of `scores.read_scores`, `sizes` those of `scores.provenance`.
     """
-    written = []
+    paths = []
     for (dataset, split, method), of_method in rankings.groupby(["dataset", "split", "method"], sort=False):
         if split == PROTOCOLS[dataset].submission and not incomplete(f"{dataset}/{split}", sizes):
-            written += write(folder, of_method, dataset, split, method)
-    for path in set(folder.glob("*.json")) - set(written):
+            paths += write(folder, of_method, dataset, split, method)
+    for path in set(folder.glob("*.json")) - set(paths):
         path.unlink()
-    return written
+    return paths
 
 
 def incomplete(name: str, sizes: dict[str, dict]) -> str:
-    """One sentence when a split lacks queries or gallery images, for then a file would not compare; else nothing."""
-    there, whole = sizes[name]["there"], sizes[name]["whole"]
-    if list(there) == list(whole):
+    """Return a sentence if a split lacks queries or gallery images, for then its scores do not compare; else ""."""
+    (queries, images), (all_queries, all_images) = sizes[name]["size"], sizes[name]["full_size"]
+    if (queries, images) == (all_queries, all_images):
         return ""
     return (
-        f"{name} has {there[0]:,} of {whole[0]:,} queries and {there[1]:,} of {whole[1]:,} images; no file is "
+        f"{name} has {queries:,} of {all_queries:,} queries and {images:,} of {all_images:,} images; no file is "
         "written for a server."
     )
 
 
 def write(folder: Path, rankings: pd.DataFrame, dataset: str, split: str, method: str) -> list[Path]:
-    """Write a method's files for a data set's server, two for CIRR and one for CIRCO; the paths written.
+    """Write a method's files for a data set's server, two for CIRR and one for CIRCO, and return their paths.
 
-    `rankings` has columns query, best and group. Raises ValueError for a dataset without a test server.
+    Args:
+        folder: where to write.
+        rankings: columns query, best and group, as `rankings.ranking_table` returns them.
+        dataset: cirr or circo.
+        split: the split of the rankings.
+        method: stands in the files' names.
+
+    Raises:
+        ValueError: if the data set has no test server.
     """
     forms = {"cirr": _cirr, "circo": _circo}
     if dataset not in forms:
         raise ValueError(f"{PROTOCOLS[dataset].title} has no test server; CIRR and CIRCO have.")
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     for name, content in forms[dataset](rankings).items():
-        written.append(folder / f"{dataset}-{split}-{name}{method}.json")
-        with written_aside(written[-1]) as aside:
-            aside.write_text(json.dumps(content, sort_keys=True))
-    return written
+        paths.append(folder / f"{dataset}-{split}-{name}{method}.json")
+        with atomic_write(paths[-1]) as temporary:
+            temporary.write_text(json.dumps(content, sort_keys=True))
+    return paths
 
 
 def _cirr(rankings: pd.DataFrame) -> dict[str, dict]:
-    """The 50 best names of each pair, and the 3 best of its group, which is listed without the reference."""
+    """The 50 best images of each pair, and the 3 best of its group, which does not hold the reference."""
     head = {"version": "rc2"}
     best = {row.query: list(row.best) for row in rankings.itertuples()}
     subset = {row.query: list(row.group)[:SUBSET] for row in rankings.itertuples()}

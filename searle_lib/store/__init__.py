@@ -1,4 +1,5 @@
-"""Where results are kept: artefacts named by a hash, records of notebooks, shards, checkpoints, random streams.
+"""Storage of results: artefacts named by a hash, records of notebooks, shards, checkpoints, random streams.
 
-Takes facts and functions that build. Gives folders that are whole or absent. Imports no other room.
+Takes facts and functions that build, and returns folders that are complete or absent. Imports no other package of the
+library.
 """

@@ -1,9 +1,9 @@
-"""The store of everything a study computes: tensors in safetensors, tables in Parquet, facts in JSON.
+"""The store of everything that a study computes: tensors in safetensors, tables in Parquet, facts in JSON.
 
-An artefact is a folder named for what it holds plus a short hash of everything that determines it, with a
-manifest that spells this out. It is built aside and renamed when complete, so a folder that exists is whole;
-what a cut-off build had finished stays in `<name>.partial` and is taken up again. Every stage stands on this
-module and it stands on none of them.
+An artefact is a folder. Its name is what it holds plus a short hash of everything that determines it; its manifest
+lists these facts. `Store.keep` builds an artefact in `<name>.partial` and renames the folder when it is complete, so a
+folder that exists is complete. An interrupted build resumes from its `.partial` folder. Every stage uses this module,
+and it uses none of them.
 """
 
 import contextlib
@@ -22,32 +22,36 @@ from safetensors import SafetensorError
 
 FORMAT = 4  # part of every hash; raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ERRORS = (OSError, SafetensorError, ValueError, LookupError, EOFError, RuntimeError)  # of readers of files
 
 Content = TypeVar("Content")
-DAMAGE = (OSError, SafetensorError, ValueError, LookupError, EOFError, RuntimeError)  # what readers of files raise
 
 
-class Damaged(RuntimeError):
-    """An artefact's files cannot be read."""
+class DamagedArtefact(RuntimeError):
+    """The files of an artefact cannot be read."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A complete artefact: its folder, and the key that stands for everything that determined it."""
+    """A complete artefact.
+
+    Args:
+        folder: where its files are.
+        key: the hash of everything that determines it.
+    """
 
     folder: Path
     key: str
 
     def read(self, load: Callable[[Path], Content]) -> Content:
-        """Return what `load` reads from the folder. Raises Damaged, in one sentence, when its files do not allow it."""
+        """Return what `load` reads from the folder. Raises DamagedArtefact if the files cannot be read."""
         try:
             return load(self.folder)
-        except DAMAGE as problem:
-            said = " ".join(str(problem).split())[:160] or type(problem).__name__
-            raise Damaged(
-                f"artefact {self.folder} is damaged ({said}); delete that folder and run {self._maker()} again."
+        except READ_ERRORS as problem:
+            reason = " ".join(str(problem).split())[:160] or type(problem).__name__
+            raise DamagedArtefact(
+                f"artefact {self.folder} is damaged ({reason}); delete that folder and run {self._maker()} again."
             ) from problem
 
     def _maker(self) -> str:
@@ -59,13 +63,21 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Store:
-    """Artefacts below a root; `notebook` is the one that makes them, "" outside of a notebook."""
+    """Artefacts below a folder.
+
+    Args:
+        root: the folder.
+        notebook: the notebook that makes the artefacts, "" outside of a notebook. Manifests name it.
+    """
 
     root: Path
     notebook: str = ""
 
     def keep(self, name: str, facts: dict, make: Callable[[Path], None]) -> Artefact:
-        """Return the artefact of that name and those facts; `make(folder)` builds it when it does not exist yet."""
+        """Return the artefact with this name and these facts; build it with `make(folder)` if it does not exist.
+
+        Raises OSError if the disk is full.
+        """
         key = digest({"format": FORMAT, "name": name, **facts})
         folder = self.root / f"{name}-{key}"
         if folder.exists():
@@ -73,7 +85,7 @@ class Store:
         partial = folder.with_name(folder.name + ".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock(key)):
-            if folder.exists():  # another process built it while we waited
+            if folder.exists():  # another process built it while this one waited
                 return Artefact(folder, key)
             try:
                 partial.mkdir(exist_ok=True)
@@ -82,15 +94,15 @@ class Store:
                 write_json(partial / MANIFEST, manifest)
                 partial.rename(folder)
             except (OSError, SafetensorError) as problem:
-                if not _is_full(problem):
+                if not _is_disk_full(problem):
                     raise
                 raise OSError(
                     f"the disk of {self.root} is full ({shutil.disk_usage(self.root).free:,} bytes are free) before "
-                    f"{name} was written; make room or set artefact_root to a larger disk, then run again: what is "
-                    "finished is kept."
+                    f"{name} was written; make room or set artefact_root to a larger disk, then run again: finished "
+                    "work is kept."
                 ) from problem
             finally:
-                if not any(path.is_file() for path in partial.rglob("*")):  # cut off before its first shard
+                if not any(path.is_file() for path in partial.rglob("*")):  # interrupted before its first shard
                     shutil.rmtree(partial, ignore_errors=True)
         return Artefact(folder, key)
 
@@ -101,34 +113,34 @@ class Store:
 
 
 def digest(facts: object) -> str:
-    """Ten hexadecimal digits that stand for the facts, which must be what JSON can hold."""
+    """Return a hash of facts that JSON can hold, as ten hexadecimal digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content."""
+    """Return the sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, facts: object) -> None:
-    """Write JSON aside and rename, so that the file is whole or absent."""
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(facts, indent=1) + "\n")
+    """Write facts as JSON. The file is complete or absent."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` when the block ends well and removed when it does not."""
-    aside = path.with_name(path.name + ".aside")
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; rename it to `path` if the block succeeds, remove it if not."""
+    temporary = path.with_name(path.name + ".aside")
     try:
-        yield aside
-        os.replace(aside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _is_full(problem: Exception) -> bool:
-    """Whether an error says that there is no room left; safetensors and Arrow say it in words only."""
+def _is_disk_full(problem: Exception) -> bool:
+    """Return whether an error means that the disk is full; safetensors and Arrow say it in words only."""
     words = ("StorageFull", "No space left", "quota exceeded")
-    return getattr(problem, "errno", None) in FULL or any(said in str(problem) for said in words)
+    return getattr(problem, "errno", None) in DISK_FULL or any(word in str(problem) for word in words)

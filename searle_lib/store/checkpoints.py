@@ -1,4 +1,8 @@
-"""A training on disk: its module, optimizer, epoch and log, from which a cut-off run goes on as if it had not been."""
+"""A training on disk: its module, optimizer, epoch and log.
+
+`save` writes the state after each epoch; `resume` restores it, and the training continues as if it had not been
+interrupted. The other functions keep the weights of some epochs and find them again.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from searle_lib.store.artefacts import Artefact, written_aside
+from searle_lib.store.artefacts import Artefact, atomic_write
 
 STATE = "training.safetensors"
 LOG = "log.csv"
@@ -16,29 +20,39 @@ LOG = "log.csv"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Which epochs of a training are kept, every so many and the last, and which one the study uses.
+    """Which epochs of a training are kept, and which one of them the study uses.
 
-    `chosen` is "last", an epoch, or for FTI4CIR the benchmark on which the best of the kept ones is chosen.
+    Args:
+        save_every: keep every so many epochs, and the last one.
+        checkpoint: "last", an epoch, or for FTI4CIR the benchmark that selects the best of the kept epochs.
     """
 
     save_every: int
-    chosen: str = "last"
+    checkpoint: str = "last"
 
     def epochs(self, total: int) -> list[int]:
-        """Return the epochs that a training of so many epochs keeps, in order."""
+        """Return the epochs that a training of `total` epochs keeps, in order."""
         return [epoch for epoch in range(1, total + 1) if epoch % self.save_every == 0 or epoch == total]
 
     def require(self, name: str, total: int) -> None:
-        """Raise ValueError, before any work, when the chosen epoch is a number that the training will not keep."""
-        if self.chosen.isdigit() and self.chosen not in map(str, self.epochs(total)):
+        """Raise ValueError, before any work, if `checkpoint` is an epoch that the training will not keep."""
+        if self.checkpoint.isdigit() and self.checkpoint not in map(str, self.epochs(total)):
             raise ValueError(
-                f"{name}_checkpoint is {self.chosen}, but {total} epochs with {name}_save_every {self.save_every} keep "
-                f"{_listed(self.epochs(total))}; choose one of these or change {name}_save_every."
+                f"{name}_checkpoint is {self.checkpoint}, but {total} epochs with {name}_save_every {self.save_every} "
+                f"keep {_join(self.epochs(total))}; choose one of these or change {name}_save_every."
             )
 
 
 def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, log: list[dict]) -> None:
-    """Write the state after an epoch; the log first, so that it never lacks an epoch that the state has."""
+    """Write the state after an epoch: first the log, so that it never lacks an epoch that the state has.
+
+    Args:
+        folder: where to write.
+        module: the module that is trained.
+        optimizer: its optimizer.
+        epoch: the number of finished epochs.
+        log: a row for each finished epoch.
+    """
     write_log(pd.DataFrame(log), folder / LOG)
     moments = {
         f"optimizer.{index}.{name}": value
@@ -50,65 +64,65 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, epoc
 
 
 def resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict]]:
-    """Put back what `save` wrote, if anything; the number of finished epochs, and the log of those."""
+    """Restore the state that `save` wrote, if any; return the number of finished epochs and their log."""
     if not (folder / STATE).exists():
         return 0, []
-    saved = load_file(folder / STATE)
-    epoch, state = int(saved["epoch"]), optimizer.state_dict()
-    for name, value in saved.items():
+    tensors = load_file(folder / STATE)
+    epoch, state = int(tensors["epoch"]), optimizer.state_dict()
+    for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, moment = name.split(".")
             state["state"].setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict(state)
-    module.load_state_dict({n.removeprefix("module."): v for n, v in saved.items() if n.startswith("module.")})
+    module.load_state_dict({n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")})
     return epoch, pd.read_csv(folder / LOG).head(epoch).to_dict("records")
 
 
 def finish(folder: Path) -> None:
-    """Remove what only a cut-off run needs."""
+    """Remove the state, which only an interrupted training needs."""
     (folder / STATE).unlink()
 
 
 def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, whole or not at all."""
-    with written_aside(path) as aside:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside)
+    """Write tensors as safetensors. The file is complete or absent."""
+    with atomic_write(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
 
 
 def write_log(log: pd.DataFrame, path: Path) -> None:
-    """Write a log by epoch as CSV: losses and validation metrics, in percent; of no training there is no file."""
+    """Write a log as CSV, one row per epoch: losses, and validation metrics in percent. Without columns, no file."""
     if log.columns.empty:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        log.to_csv(aside, index=False)
+    with atomic_write(path) as temporary:
+        log.to_csv(temporary, index=False)
 
 
-def file_of(folder: Path, name: str, epoch: int) -> Path:
-    """Return the file of the weights that a training keeps of an epoch."""
+def weights_file(folder: Path, name: str, epoch: int) -> Path:
+    """Return the path of an epoch's weights."""
     return folder / f"{name}-{epoch:03d}.safetensors"
 
 
-def kept_epochs(training: Artefact, name: str) -> list[int]:
+def saved_epochs(training: Artefact, name: str) -> list[int]:
     """Return the epochs whose weights a training keeps, in order."""
     return sorted(int(path.stem.rpartition("-")[2]) for path in training.folder.glob(f"{name}-*.safetensors"))
 
 
-def epoch_named(name: str, checkpoint: str, training: Artefact) -> int:
-    """Return the epoch that a checkpoint parameter names, "last" or one that is kept. Raises ValueError for another."""
-    kept = kept_epochs(training, name)
-    if not kept:
+def resolve_epoch(name: str, checkpoint: str, training: Artefact) -> int:
+    """Return the epoch that a checkpoint parameter means: "last" or a kept epoch. Raises ValueError for another."""
+    epochs = saved_epochs(training, name)
+    if not epochs:
         raise ValueError(f"{training.folder} holds no weights; delete that folder and run the training again.")
-    if checkpoint != "last" and checkpoint not in map(str, kept):
+    if checkpoint != "last" and checkpoint not in map(str, epochs):
         raise ValueError(
-            f"{name}_checkpoint is {checkpoint}; the epochs that this training kept are {_listed(kept)}, the last of "
-            f"them also called last. To keep others, set {name}_save_every, delete {training.folder} and train again."
+            f"{name}_checkpoint is {checkpoint}, but this training kept the epochs {_join(epochs)}; choose one of "
+            f"these or last, or set {name}_save_every, delete {training.folder} and train again."
         )
-    return kept[-1] if checkpoint == "last" else int(checkpoint)
+    return epochs[-1] if checkpoint == "last" else int(checkpoint)
 
 
-def _listed(epochs: list[int]) -> str:
-    """Return epochs as text, the middle of a long list left out."""
-    shown = [str(epoch) for epoch in epochs]
-    return ", ".join(shown if len(shown) <= 12 else [*shown[:6], "...", *shown[-2:]])
+def _join(epochs: list[int]) -> str:
+    """Return epochs as text, without the middle of a long list."""
+    names = [str(epoch) for epoch in epochs]
+    return ", ".join(names if len(names) <= 12 else [*names[:6], "...", *names[-2:]])

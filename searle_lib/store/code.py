@@ -1,7 +1,7 @@
-"""The code behind an artefact: a digest of every definition of this library that a computation reaches.
+"""The code that an artefact depends on, as a digest: every definition of this library that a computation reaches.
 
-`code_digest(inversion.optimise)` covers `optimise`, the functions, classes and constants that it names, those that
-these name, and so on. It is part of the artefact's key, so an edited formula or constant gives a new artefact.
+`code_digest(oti.optimise)` covers `optimise`, the functions, classes and constants that it names, the ones that these
+name, and so on. The digest is part of the artefact's key, so an edited formula or constant gives a new artefact.
 Docstrings, comments, layout and `raise` statements do not count: they cannot change a result.
 """
 
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-KEEPING = (  # modules that decide how results are kept and not what they are
+STORAGE_MODULES = (  # decide how results are stored, and not what the results are
     *("store.artefacts", "store.checkpoints", "store.code", "store.records", "store.shards"),
     "releases.downloads",
 )
@@ -23,7 +23,12 @@ KEEPING = (  # modules that decide how results are kept and not what they are
 
 @dataclass(frozen=True)
 class Source:
-    """A module's top-level definitions by name, and what its imports from this library stand for: (module, name)."""
+    """A module's source.
+
+    Args:
+        definitions: the top-level statements that define each name.
+        imports: for each name imported from this library, its (module, name) there.
+    """
 
     definitions: dict[str, list[ast.stmt]]
     imports: dict[str, tuple[str, str]]
@@ -31,20 +36,20 @@ class Source:
 
 @cache
 def code_digest(*roots: Callable) -> str:
-    """Return ten hexadecimal digits for the functions and classes `roots` and all that they reach in this library."""
-    return _digest_of(_reached([(root.__module__, root.__qualname__.partition(".")[0]) for root in roots]))
+    """Return ten hexadecimal digits for functions and classes, and for all that they reach in this library."""
+    return _digest(_reachable([(root.__module__, root.__qualname__.partition(".")[0]) for root in roots]))
 
 
-def notebook_code(path: Path) -> str:
-    """Return the digest of a notebook's code cells, without the parameters, and of all that they reach."""
+def notebook_code_digest(path: Path) -> str:
+    """Return the digest of a notebook's code cells, without the parameters cell, and of all that they reach."""
     cells = [cell for cell in _cells(path) if cell["cell_type"] == "code"]
     tree = ast.parse("\n".join("".join(cell["source"]) for cell in cells))
-    source = Source({}, _source_of(tree).imports)  # its own names are in its body, which counts as a whole
-    return _digest_of([*map(_plain, tree.body), *_reached(_references("", tree, source))])
+    source = Source({}, _parse(tree).imports)  # the body counts as a whole, so its own names need no lookup
+    return _digest([*map(_normalise, tree.body), *_reachable(_references("", tree, source))])
 
 
 def cells_digest(path: Path) -> str:
-    """Return a digest of all that a notebook says and does: its cells, without the parameters."""
+    """Return the digest of a notebook's cells, text and code, without the parameters cell."""
     sources = [[cell["cell_type"], "".join(cell["source"])] for cell in _cells(path)]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
 
@@ -54,80 +59,80 @@ def _cells(path: Path) -> list[dict]:
     return [cell for cell in cells if "parameters" not in cell["metadata"].get("tags", [])]
 
 
-def _reached(waiting: list[tuple[str, str]]) -> list[str]:
-    """Return the plain form of each definition that is reached from some (module, name), in a fixed order."""
-    seen: dict[tuple[str, str], list[str]] = {}
-    waiting = list(waiting)
-    while waiting:
-        module, name = waiting.pop()
-        if (module, name) in seen:
+def _reachable(roots: list[tuple[str, str]]) -> list[str]:
+    """Return the normal form of each definition that some (module, name) pairs reach, sorted."""
+    forms: dict[tuple[str, str], list[str]] = {}
+    queue = list(roots)
+    while queue:
+        module, name = queue.pop()
+        if (module, name) in forms:
             continue
         source = _source(module)
         statements = source.definitions.get(name, [])
-        seen[module, name] = [f"{name}: {_plain(statement)}" for statement in statements]
-        if name in source.imports:  # a name that the module only passes on
-            waiting.append(source.imports[name])
+        forms[module, name] = [f"{name}: {_normalise(statement)}" for statement in statements]
+        if name in source.imports:  # the module only passes this name on
+            queue.append(source.imports[name])
         for statement in statements:
-            waiting += _references(module, statement, source)
-    return sorted(form for forms in seen.values() for form in forms)
+            queue += _references(module, statement, source)
+    return sorted(form for of_name in forms.values() for form in of_name)
 
 
 def _references(module: str, tree: ast.AST, source: Source) -> list[tuple[str, str]]:
-    """Return the definitions of this library that a piece of code names directly."""
-    named = []
+    """Return the definitions of this library that a piece of code names directly, as (module, name)."""
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             package, name = source.imports.get(node.value.id, ("", ""))
-            if _file(f"{package}.{name}"):  # texts.encode, of `from searle_lib import texts`
-                named.append((f"{package}.{name}", node.attr))
+            if _module_file(f"{package}.{name}"):  # `texts.split` after `from searle_lib.backbone import texts`
+                names.append((f"{package}.{name}", node.attr))
         elif isinstance(node, ast.Name) and node.id in source.definitions:
-            named.append((module, node.id))
+            names.append((module, node.id))
         elif isinstance(node, ast.Name) and node.id in source.imports:
-            named.append(source.imports[node.id])
-    return [(of, name) for of, name in named if not _keeps(of) and not _file(f"{of}.{name}")]
+            names.append(source.imports[node.id])
+    return [
+        (home, name)
+        for home, name in names
+        if home.partition(".")[2] not in STORAGE_MODULES and not _module_file(f"{home}.{name}")
+    ]
 
 
 @cache
 def _source(module: str) -> Source:
-    file = _file(module) or Path(sys.modules[module].__file__)
-    return _source_of(ast.parse(file.read_text(encoding="utf-8")))
+    file = _module_file(module) or Path(sys.modules[module].__file__)
+    return _parse(ast.parse(file.read_text(encoding="utf-8")))
 
 
-def _source_of(tree: ast.Module) -> Source:
+def _parse(tree: ast.Module) -> Source:
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-        parts = [part for target in targets if target for part in ast.walk(target)]  # of `X, Y = 1, 2` both
+        parts = [part for target in targets if target for part in ast.walk(target)]  # `X, Y = 1, 2` defines both
         names = [statement.name] if hasattr(statement, "name") else [p.id for p in parts if isinstance(p, ast.Name)]
         for name in names:
             definitions.setdefault(name, []).append(statement)
-    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    ours = [node for node in imported if node.module.partition(".")[0] == PACKAGE.name]
-    imports = {alias.asname or alias.name: (node.module, alias.name) for node in ours for alias in node.names}
+    all_imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    from_library = [node for node in all_imports if node.module.partition(".")[0] == PACKAGE.name]
+    imports = {alias.asname or alias.name: (node.module, alias.name) for node in from_library for alias in node.names}
     return Source(definitions, imports)
 
 
 @cache
-def _file(module: str) -> Path | None:
+def _module_file(module: str) -> Path | None:
     """Return the file of a module or package of this library; None for anything else."""
     package, *rest = module.split(".")
     if package != PACKAGE.name or not all(rest):
         return None
-    place = PACKAGE.joinpath(*rest)
-    files = (place.with_name(place.name + ".py"), place / "__init__.py")
+    path = PACKAGE.joinpath(*rest)
+    files = (path.with_name(path.name + ".py"), path / "__init__.py")
     return next((file for file in files if file.is_file()), None)
 
 
-def _keeps(module: str) -> bool:
-    return module.partition(".")[2] in KEEPING
+def _normalise(statement: ast.stmt) -> str:
+    """Return a statement as text that layout, comments, docstrings and `raise` statements do not change."""
+    return ast.dump(_Normaliser().visit(ast.parse(ast.unparse(statement))))
 
 
-def _plain(statement: ast.stmt) -> str:
-    """Return a statement as text that layout, comments, docstrings and refusals do not change."""
-    return ast.dump(_Plain().visit(ast.parse(ast.unparse(statement))))
-
-
-class _Plain(ast.NodeTransformer):
+class _Normaliser(ast.NodeTransformer):
     """Drops docstrings and `raise` statements."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.Pass:
@@ -140,5 +145,5 @@ class _Plain(ast.NodeTransformer):
         return super().generic_visit(node)
 
 
-def _digest_of(forms: list[str]) -> str:
+def _digest(forms: list[str]) -> str:
     return hashlib.sha256("\n".join(forms).encode()).hexdigest()[:10]

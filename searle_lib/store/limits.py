@@ -1,4 +1,4 @@
-"""Ranges that settings of several stages share, as types: pydantic refuses a value outside of them."""
+"""Limits that the settings of several stages share, as types. Pydantic refuses a value outside of them."""
 
 from typing import Annotated
 
@@ -6,5 +6,5 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 __all__ = ["NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Seed", "Share"]
 
-Share = Annotated[float, Field(ge=0, lt=1)]  # a part of one: dropout, the decay of a moving average
+Share = Annotated[float, Field(ge=0, lt=1)]  # dropout, or the decay of a moving average
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -1,7 +1,7 @@
 """Random numbers keyed by (seed, stage, id), never by batch order.
 
-Batch size, sharding, resuming and the number of machines therefore change nothing. Every id gets a 64-bit key
-and reads its own stream of numbers at counters 0, 1, 2, ...: the SplitMix64 generator, evaluated at any counter.
+Batch size, sharding, resuming and the number of machines therefore change nothing. Each id gets a 64-bit key, and each
+key has its own stream of numbers at the counters 0, 1, 2, ...: the SplitMix64 generator, evaluated at any counter.
 """
 
 import hashlib
@@ -14,13 +14,19 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def keys(seed: int, stage: str, ids: Iterable[object]) -> np.ndarray:
-    """One key [N] uint64 for each id."""
+    """Return a key for each id, [N] uint64."""
     hashes = (hashlib.blake2b(f"{seed}/{stage}/{i}".encode(), digest_size=8).digest() for i in ids)
     return np.frombuffer(b"".join(hashes), dtype=np.uint64).copy()
 
 
 def uniform(keys: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Numbers [N, count] float64 strictly between 0 and 1: each key's stream from counter `start` on."""
+    """Return uniform numbers strictly between 0 and 1, [N, count] float64.
+
+    Args:
+        keys: [N] uint64.
+        start: the first counter of each key's stream.
+        count: numbers per key.
+    """
     counters = np.arange(start + 1, start + count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         x = keys[:, None] + counters[None, :] * _GOLDEN  # [N, count]
@@ -30,10 +36,10 @@ def uniform(keys: np.ndarray, start: int, count: int) -> np.ndarray:
 
 
 def integers(keys: np.ndarray, start: int, count: int, high: np.ndarray | int) -> np.ndarray:
-    """Integers [N, count] int64 from 0 up to, not including, `high` (one number, or one for each key [N])."""
+    """Return integers from 0 up to `high`, without it, [N, count] int64; `high` is one number, or one per key [N]."""
     return (uniform(keys, start, count) * np.reshape(high, (-1, 1))).astype(np.int64)
 
 
 def normal(keys: np.ndarray, start: int, count: int) -> np.ndarray:
-    """Standard normal numbers [N, count] float64."""
+    """Return standard normal numbers, [N, count] float64."""
     return ndtri(uniform(keys, start, count))

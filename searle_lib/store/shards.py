@@ -1,7 +1,8 @@
-"""Long work over many rows, cut into shards that are each finished or absent, so that a cut-off run goes on.
+"""Long computations over many rows, cut into shards of consecutive rows.
 
-A shard's file is named for the rows it holds, not for its number, so another batch size or shard size takes up
-what an earlier run left.
+`run` and `write` call a function for one range of rows after another and save each result as a shard. A shard is
+complete or absent, so an interrupted computation continues with the rows that are not finished. The name of a shard's
+file holds its rows and no number, so a later run may use another shard size.
 """
 
 import shutil
@@ -14,16 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from searle_lib.store.artefacts import written_aside
+from searle_lib.store.artefacts import atomic_write
 
 Work = Callable[[int, int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows [N, ...] of a tensor whose shards stay in their files, mapped into memory and read where they are asked for.
+    """Rows of a tensor [N, ...] whose shards stay in their files, mapped into memory and read on demand.
 
-    starts [S + 1] are the first rows of the shards and N.
+    Args:
+        starts: [S + 1] int64, the first row of each shard, then N.
+        parts: the S shards.
     """
 
     starts: Tensor
@@ -33,61 +36,63 @@ class Rows:
         return int(self.starts[-1])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The rows [n, ...] with the numbers rows [n] int64."""
-        shard = torch.searchsorted(self.starts, rows.contiguous(), right=True) - 1
-        found = torch.empty(len(rows), *self.parts[0].shape[1:], dtype=self.parts[0].dtype)
-        for number in shard.unique().tolist():
-            here = (shard == number).nonzero().squeeze(1)
-            found[here] = self.parts[number][rows[here] - self.starts[number]]
-        return found
+        """Return the rows [n, ...] with the numbers `rows` [n] int64."""
+        shards = torch.searchsorted(self.starts, rows.contiguous(), right=True) - 1
+        values = torch.empty(len(rows), *self.parts[0].shape[1:], dtype=self.parts[0].dtype)
+        for shard in shards.unique().tolist():
+            places = (shards == shard).nonzero().squeeze(1)
+            values[places] = self.parts[shard][rows[places] - self.starts[shard]]
+        return values
 
 
 def run(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> dict[str, Tensor]:
-    """Tensors over all rows, in order: `work(first, end)` gives those of a range, each with end - first rows.
+    """Compute tensors over all rows and return them, in row order.
 
-    Finished shards lie in `folder`; ranges already there are not computed again.
+    Args:
+        folder: where shards are saved. Ranges that it already holds are not computed again.
+        rows: the number of rows.
+        size: rows per shard.
+        work: `work(first, end)` returns the tensors of a range, each with end - first rows.
+        desc: the label of the progress bar.
     """
     write(folder, rows, size, work, desc)
-    parts = [load_file(path) for path, _, _ in _finished(folder)]
+    parts = [load_file(path) for path, _, _ in _shards(folder)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def write(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> None:
-    """As `run`, for tensors too large for memory: the shards are what stays, to be read with `mapped`."""
+    """Compute as `run` does, but return nothing: for tensors too large for memory. `memory_map` reads the shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = [(first, end) for _, first, end in _finished(folder)]
+    finished = [(first, end) for _, first, end in _shards(folder)]
     with tqdm(total=rows, desc=desc, mininterval=2) as bar:
-        bar.update(sum(end - first for first, end in done))
-        for first, end in _gaps(done, rows):
+        bar.update(sum(end - first for first, end in finished))
+        for first, end in _gaps(finished, rows):
             for start in range(first, end, size):
                 stop = min(start + size, end)
-                _save(work(start, stop), folder / f"rows-{start:09d}-{stop:09d}.safetensors")
+                with atomic_write(folder / f"rows-{start:09d}-{stop:09d}.safetensors") as temporary:
+                    save_file({name: value.contiguous() for name, value in work(start, stop).items()}, temporary)
                 bar.update(stop - start)
 
 
-def mapped(folder: Path) -> dict[str, Rows]:
-    """The tensors that `write` left, by name, in the memory of what is read of them."""
-    found = _finished(folder)
-    starts = torch.tensor([first for _, first, _ in found] + [found[-1][2]])
-    parts = [load_file(path) for path, _, _ in found]
+def memory_map(folder: Path) -> dict[str, Rows]:
+    """Return the tensors that `write` computed, by name; only the rows that are read take memory."""
+    shards = _shards(folder)
+    starts = torch.tensor([first for _, first, _ in shards] + [shards[-1][2]])
+    parts = [load_file(path) for path, _, _ in shards]
     return {name: Rows(starts, tuple(part[name] for part in parts)) for name in parts[0]}
 
 
 def clear(folder: Path) -> None:
-    """Remove finished shards once what they held stands in an artefact."""
+    """Remove the shards, once an artefact holds their content."""
     shutil.rmtree(folder)
 
 
-def _finished(folder: Path) -> list[tuple[Path, int, int]]:
+def _shards(folder: Path) -> list[tuple[Path, int, int]]:
+    """Return the file, the first row and the end of each finished shard, in row order."""
     return sorted((path, *map(int, path.stem.split("-")[1:])) for path in folder.glob("rows-*-*.safetensors"))
 
 
-def _gaps(done: list[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
-    edges = [0, *(edge for shard in done for edge in shard), rows]
+def _gaps(finished: list[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
+    edges = [0, *(edge for shard in finished for edge in shard), rows]
     pairs = zip(edges[::2], edges[1::2], strict=True)
     return [(first, end) for first, end in pairs if first < end]
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    with written_aside(path) as aside:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside)

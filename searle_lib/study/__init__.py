@@ -1,4 +1,4 @@
-"""A study: its parameters, its plan, its run, and what a notebook sees of it.
+"""A study: its parameters, its plan, its run, and the study as a notebook sees it.
 
-Takes a parameter file and the notebooks. Gives executed notebooks, records and pages.
+Takes a parameter file and the notebooks, and makes executed notebooks, records and pages.
 """

@@ -1,4 +1,4 @@
-"""One notebook by papermill, and its page."""
+"""The execution of one notebook by papermill, and the rendering of its page."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,37 +12,41 @@ from papermill.exceptions import PapermillExecutionError
 from searle_lib.reporting import pages, stale_pages
 from searle_lib.store.records import Study
 
-PATIENCE = 600  # seconds for a kernel to start, on a slow disk
+START_TIMEOUT = 600  # seconds; a kernel starts slowly on a slow disk
 
 
 def execute(path: Path, output: Path, values: Mapping, show: Callable[[str], None]) -> str:
-    """Run a notebook with these values into `output`; return the sentence that it stopped with, "" when it ended well.
+    """Run a notebook; return "" if it succeeds, else the sentence that it stopped with.
 
-    A notebook that stopped is kept as *.failed.ipynb, and an earlier `output` stays. `show` is called with the
-    heading above the cell that runs.
+    Args:
+        path: the notebook.
+        output: where to write the executed notebook. If the notebook stops, an earlier `output` stays, and the executed
+            cells are written to *.failed.ipynb.
+        values: its parameters.
+        show: called with the heading above the cell that runs.
     """
-    aside, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
+    running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     papermill_engines.register("with headings", _engine(show))
     try:
         papermill.execute_notebook(
             path,
-            aside,
+            running,
             dict(values),
             engine_name="with headings",
             progress_bar=False,
             cwd=path.parents[1],
             kernel_name="python3",
-            start_timeout=PATIENCE,
+            start_timeout=START_TIMEOUT,
         )
-        aside.replace(output)
+        running.replace(output)
     except PapermillExecutionError as problem:
-        aside.replace(failed)
-        return f"{problem.evalue.strip()} (its cells so far: {failed})"
+        running.replace(failed)
+        return f"{problem.evalue.strip()} (the cells that ran are in {failed})"
     except DeadKernelError:
-        return "its kernel died, most likely for want of memory; lower the batch sizes and run again."
+        return "its kernel died, probably because memory ran out; lower the batch sizes and run again."
     finally:
-        aside.unlink(missing_ok=True)
+        running.unlink(missing_ok=True)
     return ""
 
 
@@ -53,7 +57,7 @@ def render(study: Study, notebook: Path) -> None:
 
 
 def _engine(show: Callable[[str], None]) -> type[NBClientEngine]:
-    """Return papermill's own engine, made to show under which heading each cell stands."""
+    """Return papermill's own engine, extended to call `show` with the heading above each cell."""
 
     class WithHeadings(NBClientEngine):
         @classmethod
@@ -74,5 +78,5 @@ def _engine(show: Callable[[str], None]) -> type[NBClientEngine]:
 
 def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:
     texts = [cell.source for cell in notebook.cells[: index + 1] if cell.cell_type == "markdown"]
-    heads = [line.lstrip("# ") for text in texts for line in text.splitlines() if line.startswith("#")]
-    return heads[-1] if heads else None
+    headings = [line.lstrip("# ") for text in texts for line in text.splitlines() if line.startswith("#")]
+    return headings[-1] if headings else None

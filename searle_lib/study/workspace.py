@@ -1,6 +1,7 @@
-"""What a notebook or a command sees of its study: its places, its checked parameters, the records of other notebooks.
+"""A study as a notebook or a command sees it: its folders, its checked parameters, the records of other notebooks.
 
-Apart from `run`, which runs notebooks: a notebook needs none of papermill.
+`open_study` is the first call of a notebook and `OpenStudy.write_record` the last. Nothing here imports papermill,
+which takes seconds in every kernel.
 """
 
 import ast
@@ -24,27 +25,27 @@ from searle_lib.store.records import Record, Study
 from searle_lib.study import parameters
 
 WORLDS = ("miniature", "real")
-HOME = "data/mini"  # where the miniature world lies unless a parameter says otherwise
-INJECTED = "# Parameters"  # the first line of the cell in which papermill sets values
+MINIATURE_ROOT = "data/mini"  # the default data_root, where the miniature world is drawn
+INJECTED_HEADER = "# Parameters"  # the first line of the cell that papermill adds to set values
 SHOWN_VERSIONS = ("torch", "clip-anytorch", "transformers", "pandas")
 
 
 @dataclass
 class OpenStudy(Study):
-    """A study as the notebook sees it that runs now; `write_record` is the notebook's last word.
+    """A study as the notebook that runs now sees it.
 
     Args:
-        namespace: the notebook's globals, in which its parameters stand.
-        known: every parameter that some notebook declares.
-        started: when that was, in seconds of the monotonic clock.
+        namespace: the notebook's globals, which hold its parameters.
+        declarations: every parameter that a notebook declares.
+        started: the start of the notebook, in seconds of the monotonic clock.
     """
 
     namespace: Mapping = field(default_factory=dict)
-    known: Mapping[str, parameters.Declared] = field(default_factory=dict)
+    declarations: Mapping[str, parameters.Declaration] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def overview(self) -> None:
-        """Print what this notebook runs on and which records it has read."""
+        """Print the study, the versions of the main packages, and the records read so far."""
         versions = ", ".join(f"{name} {version(name)}" for name in SHOWN_VERSIONS)
         device = f" on {self.values['device']}" if "device" in self.values else ""
         print(f"study {self.name}: {self.notebook}{device}; Python {platform.python_version()}, {versions}")
@@ -52,16 +53,17 @@ class OpenStudy(Study):
         print(f"reads {reads or 'no record: it comes first'}")
 
     def write_record(self) -> None:
-        """Leave the record of this notebook, and let every page of the study say whether it is still up to date.
+        """Write the record of this notebook, and mark each page of the study that is no longer up to date.
 
-        Raises ValueError when a parameter was changed after the notebook began.
+        Raises ValueError if a parameter was changed after the notebook began.
         """
-        now = _own_values(self.notebook, self.namespace, self.known)
-        changed = [name for name in self.values if now[name] != self.values[name]]
-        if changed:
+        current = _checked_values(self.notebook, self.namespace, self.declarations)
+        changes = [name for name in self.values if current[name] != self.values[name]]
+        if changes:
+            name = changes[0]
             raise ValueError(
-                f"{changed[0]} was {self.values[changed[0]]} when {self.notebook} began and is {now[changed[0]]} now; "
-                "run the notebook from its top."
+                f"{name} was {self.values[name]} when {self.notebook} began and is {current[name]} now; run the "
+                "notebook from its top."
             )
         file = self.root / "notebooks" / f"{self.notebook}.ipynb"
         record = Record(
@@ -69,16 +71,16 @@ class OpenStudy(Study):
             self.parameters,
             dict(sorted(self.digests.items())),
             self.made,
-            code.notebook_code(file),
+            code.notebook_code_digest(file),
             self._execution(file),
         )
         self.write(record)
         stale_pages.mark_stale(self)
 
     def _execution(self, file: Path) -> dict:
-        """Return when, where and how this notebook ran: facts that decide nothing."""
-        others = {name: value for name, value in self.values.items() if name not in self.parameters}
-        scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
+        """Return when, where and how this notebook ran: facts that decide no result."""
+        neutral = {name: value for name, value in self.values.items() if name not in self.parameters}
+        scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
         return {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self.started, 1),
@@ -86,60 +88,67 @@ class OpenStudy(Study):
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "versions": {"python": platform.python_version(), **{name: version(name) for name in SHOWN_VERSIONS}},
             "cells": code.cells_digest(file),
-            "settings": {name: str(value) if name in parameters.PLACES else value for name, value in others.items()},
+            "settings": {name: str(value) if name in parameters.PLACES else value for name, value in neutral.items()},
         }
 
 
 def open_study(notebook: str, namespace: dict) -> OpenStudy:
-    """Return a notebook's study; `namespace` is `globals()`, in which its parameters stand.
+    """Open a study in a notebook; draw the miniature world if data_root is one and does not exist yet.
 
-    From here on a refusal of this library is shown as its one sentence, without a traceback. A miniature world is
-    drawn when the notebook's data_root is one and does not exist yet.
-    Raises ValueError for a parameter that no notebook declares, that is of another type or none of the choices, or
-    that another notebook decided otherwise.
+    From here on the notebook shows an error that this library raises on purpose as one sentence, without a traceback.
+
+    Args:
+        notebook: the notebook's name.
+        namespace: its `globals()`, which hold its parameters.
+
+    Raises:
+        ValueError: for a parameter that no notebook declares, that is not allowed, or that another notebook ran with
+            another value.
     """
     _show_refusals_as_sentences()
-    name = getattr(namespace["study"], "name", namespace["study"])  # this cell may run a second time
+    name = getattr(namespace["study"], "name", namespace["study"])  # a Study if this cell runs a second time
     root = project_root()
-    known = parameters.declared(notebooks(root))
-    values = _own_values(notebook, namespace, known)
-    artefacts, reports = (root / Path(values[key]).expanduser() for key in ("artefact_root", "report_root"))
+    declarations = parameters.read_declarations(notebooks(root))
+    values = _checked_values(notebook, namespace, declarations)
+    artefacts, reports = _folders(root, values)
     study = OpenStudy(
         name,
         root,
         Store(artefacts, notebook),
         reports / name,
         notebook,
-        parameters.deciding(values),
+        parameters.result_parameters(values),
         namespace=namespace,
-        known=known,
+        declarations=declarations,
         values=values,
     )
     _check_injected(study)
-    if "data_root" in study.values:
-        draw_world(root, study.values | {"world": _world(namespace)})
+    if "data_root" in values:
+        # 01_phrases has no parameter `world`: there the default data_root means the miniature one
+        default = "miniature" if namespace["data_root"] == MINIATURE_ROOT else "real"
+        draw_world(root, values | {"world": namespace.get("world", default)})
     return study
 
 
 def find_study(values: Mapping, command: str = "") -> Study:
-    """Return the study that parameters name, for a command that runs no notebook."""
+    """Return the study that these parameters name, for a command that runs no notebook."""
     root = project_root()
-    artefacts, reports = (root / Path(values[key]).expanduser() for key in ("artefact_root", "report_root"))
+    artefacts, reports = _folders(root, values)
     return Study(values["study"], root, Store(artefacts), reports / values["study"], command)
 
 
 def draw_world(root: Path, values: Mapping) -> Path:
-    """Return the data root, with the miniature world drawn below it where `world` says so and it does not exist."""
+    """Return the data root; if `world` is "miniature", draw the miniature world there unless it exists."""
     data = root / Path(values["data_root"]).expanduser()
     if values["world"] == "miniature":
-        from searle_lib.miniworld import writers  # brings the drawing code, which real data need not
+        from searle_lib.miniworld import writers  # the drawing code, which real data do not need
 
         writers.write(data)
     return data
 
 
 def notebooks(root: Path) -> list[Path]:
-    """Return the study's notebooks in order. Raises FileNotFoundError when there are none."""
+    """Return the study's notebooks in order. Raises FileNotFoundError if there are none."""
     paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise FileNotFoundError(f"{root / 'notebooks'} holds no notebooks; run this from the project's folder.")
@@ -148,41 +157,50 @@ def notebooks(root: Path) -> list[Path]:
 
 def project_root() -> Path:
     """Return the nearest folder from here upwards that holds `notebooks` and `params`; else the current folder."""
-    here = Path.cwd()
-    both = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
-    return next((folder for folder in both if (folder / "params").is_dir()), here)
+    current = Path.cwd()
+    folders = (folder for folder in (current, *current.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in folders if (folder / "params").is_dir()), current)
 
 
-def _own_values(notebook: str, namespace: Mapping, known: Mapping) -> dict:
+def is_refusal(trace: TracebackType) -> bool:
+    """Return whether an error was raised by a `raise` statement of this library."""
+    while trace.tb_next:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename
+    in_library = Path(file).is_relative_to(code.PACKAGE)
+    return in_library and linecache.getline(file, trace.tb_lineno).lstrip().startswith("raise")
+
+
+def _folders(root: Path, values: Mapping) -> tuple[Path, Path]:
+    """Return the artefact root and the report root."""
+    return root / Path(values["artefact_root"]).expanduser(), root / Path(values["report_root"]).expanduser()
+
+
+def _checked_values(notebook: str, namespace: Mapping, declarations: Mapping) -> dict:
     """Return the checked values of the parameters that a notebook declares."""
     values = {}
-    for name in parameters.of_notebook(known, notebook):
+    for name in parameters.names_of_notebook(declarations, notebook):
         if name not in namespace:
-            raise ValueError(f"{notebook} has no value for {name}; run its parameters cell, and spell the name so.")
+            raise ValueError(f"{notebook} has no value for {name}; run its parameters cell, where {name} must be set.")
         value = getattr(namespace[name], "name", namespace[name]) if name == "study" else namespace[name]
-        values[name] = parameters.check(name, value, known, notebook)
+        values[name] = parameters.check(name, value, declarations, notebook)
     return values
 
 
 def _check_injected(study: OpenStudy) -> None:
-    """Refuse what papermill set if no notebook declares it, or if the notebook that declares it ran with another."""
-    cells = [cell for cell in study.namespace.get("In", []) if cell.startswith(INJECTED)]
+    """Raise ValueError if papermill set an unknown parameter, or another value than an earlier notebook ran with."""
+    cells = [cell for cell in study.namespace.get("In", []) if cell.startswith(INJECTED_HEADER)]
     for statement in ast.parse("\n".join(cells)).body:
         for target in getattr(statement, "targets", []):
             name, value = target.id, ast.literal_eval(statement.value)
-            parameters.check(name, value, study.known, f"papermill's values for {study.notebook}")
-            for notebook in study.known[name].notebooks:
+            parameters.check(name, value, study.declarations, f"papermill's values for {study.notebook}")
+            for notebook in study.declarations[name].notebooks:
                 record = study.find(notebook) if study.notebook > notebook else None
                 if record and name in record.parameters and record.parameters[name] != value:
                     raise ValueError(
-                        f"{name} is {value} in the values given to {study.notebook}, but {notebook} decides it and ran "
+                        f"papermill sets {name} to {value} for {study.notebook}, but {notebook} decides it and ran "
                         f"with {record.parameters[name]}; run {notebook} again first."
                     )
-
-
-def _world(namespace: Mapping) -> str:
-    """Return which world a notebook's data are of: its own parameter, or for 01 that data_root is the default."""
-    return namespace.get("world", "miniature" if namespace["data_root"] == HOME else "real")
 
 
 def _show_refusals_as_sentences() -> None:
@@ -204,12 +222,3 @@ def _show_refusals_as_sentences() -> None:
         return lines
 
     shell.set_custom_exc((Exception,), show)
-
-
-def is_refusal(trace: TracebackType) -> bool:
-    """Return whether an error was raised by a `raise` statement of this library."""
-    while trace.tb_next:
-        trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename
-    ours = Path(file).is_relative_to(code.PACKAGE)
-    return ours and linecache.getline(file, trace.tb_lineno).lstrip().startswith("raise")
