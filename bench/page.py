@@ -20,7 +20,7 @@ def write(target: Path, facts: dict) -> str:
     missed = [_why(row) for row in work if row.get("missed") and row["floor_seconds"]]
     text = f"<h1>Benchmark</h1><p>{html.escape(_about(facts))}</p>{_table(work)}"
     text += "".join(f"<p>{html.escape(sentence)}</p>" for sentence in missed) + f"<h2>CUDA</h2>{cuda}"
-    pages.write(target, "Benchmark", "", f"{text}<h2>How time grows</h2>{_charts(facts)}")
+    pages.write(target, "Benchmark", (), f"{text}<h2>How time grows</h2>{_charts(facts)}")
     return "\n\n".join([_lines(work), *missed, _about(facts), _cuda(facts), *([_lines(on_cuda)] if on_cuda else [])])
 
 

@@ -100,3 +100,13 @@ def forbidden(function):
         raise AssertionError(f"{function.__name__} was called")
 
     return refuse
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where published files are looked for, on a machine whose network is a closed port."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    return tmp_path / "home" / ".cache" / "searle"

@@ -6,23 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_authors import checkpoint, without_network
 from torch.testing import assert_close
 
 from searle_lib import pseudo_words
 from searle_lib.plain import encode_with_word
+from searle_lib.releases import searle_files
 from searle_lib.searle import phi
 
 
 @pytest.fixture
 def phi_file(known_answers, tmp_path):
-    return checkpoint(tmp_path / "phi_3.pt", known_answers.phi)
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Where published files are looked for, on a machine without network."""
-    return without_network(monkeypatch, tmp_path / "home")
+    return searle_files.write_phi(tmp_path / "phi_3.pt", 3, known_answers.phi)
 
 
 def assert_near(actual, expected):
@@ -98,7 +92,7 @@ def test_a_clip_without_a_published_phi_is_refused(known_answers, cache):
 
 
 def test_a_phi_of_another_clip_is_refused(known_answers, tmp_path):
-    file = checkpoint(tmp_path / "phi.pt", phi.Phi(512, 512).state_dict())
+    file = searle_files.write_phi(tmp_path / "phi.pt", 3, phi.Phi(512, 512).state_dict())
     with pytest.raises(ValueError, match=r"phi.pt is a φ for embeddings of 512 .* but this CLIP has 64 and 64"):
         pseudo_words.load_searle(known_answers.backbone, str(file))
 
@@ -109,7 +103,7 @@ def test_a_phi_that_is_not_there_is_named(known_answers, tmp_path):
 
 
 def test_a_published_phi_of_the_cache_is_taken_by_name(known_answers, cache):
-    checkpoint(cache / "SEARLE_ViT-B32.pt", known_answers.phi)
+    searle_files.write_phi(cache / "SEARLE_ViT-B32.pt", 3, known_answers.phi)
     _, phi = pseudo_words.load_searle(known_answers.backbone, "SEARLE_ViT-B32")
     assert all(torch.equal(phi.state_dict()[name], value) for name, value in known_answers.phi.items())
 

@@ -38,6 +38,7 @@ def execute(path: Path, output: Path, values: Mapping, show: Callable[[str], Non
             cwd=path.parents[1],
             kernel_name="python3",
             start_timeout=START_TIMEOUT,
+            extra_arguments=["--log-level=ERROR"],  # a kernel warns on the terminal that it speaks over TCP
         )
         running.replace(output)
     except PapermillExecutionError as problem:

@@ -21,7 +21,7 @@ from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
 from searle_lib.study import parameters, workspace
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

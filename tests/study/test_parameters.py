@@ -12,7 +12,7 @@ from searle_lib.data import benchmarks
 from searle_lib.evaluation import methods
 from searle_lib.study import parameters, plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

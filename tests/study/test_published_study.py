@@ -28,7 +28,7 @@ from searle_lib.miniworld import models
 from searle_lib.plain import encode_text, encode_with_word
 from searle_lib.releases import searle_files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "data"))
 pytestmark = [
     pytest.mark.slow,

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import leave_record, study_of
+from problems import problem
 from safetensors.torch import load_file
-from test_inversion import problem
 from torch.testing import assert_close
 
 from searle_lib.backbone.model import load_clip

@@ -10,7 +10,7 @@ from searle_lib.releases import folders
 from searle_lib.releases.folders import is_trained
 from searle_lib.study import plan, workspace
 
-NOTEBOOKS = [path.stem for path in workspace.notebooks(Path(__file__).parents[1])]
+NOTEBOOKS = [path.stem for path in workspace.notebooks(Path(__file__).parents[2])]
 BASELINES = ["Image-only", "Text-only", "Image+Text"]
 EVERYTHING = [*BASELINES, "SEARLE", "SEARLE-OTI", "FTI4CIR"]
 SPLITS = ("fashioniq/val", "cirr/val", "cirr/test", "circo/val", "circo/test")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from test_inversion import FAST, problem
+from problems import FAST, problem
 
 from searle_lib.backbone.model import keep_clip
 from searle_lib.data.benchmarks import Benchmark

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import urllib.request
 import zipfile
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FULL, leave_record, study_of
-from test_inversion import FAST, problem
+from problems import FAST, problem
 from torch.testing import assert_close
 
 from searle_lib.backbone import embeddings
@@ -42,17 +41,6 @@ class Runs:
 
     def __reduce__(self):
         return os.system, (f"touch {self.path}",)
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Where published files are looked for, on a machine whose network is a closed port."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("no_proxy", "")
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep the proxies of an earlier test
-    return tmp_path / "home" / ".cache" / "searle"
 
 
 def write_phrases(path, content=PHRASES):

@@ -9,7 +9,7 @@ import pytest
 
 from searle_lib.data import benchmarks
 
-DATA = Path(os.environ.get("REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the benchmarks' annotations in {DATA}")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from searle_lib.servers import predictions, scoring
 
-REAL = Path(os.environ.get("REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL = Path(os.environ.get("REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the benchmarks' annotations in {REAL}")
 RECALL_VAL, RECALL = ("cirr", "val", "recall"), ("cirr", "test1", "recall")
 SUBSET_VAL, SUBSET = ("cirr", "val", "recall_subset"), ("cirr", "test1", "recall_subset")
