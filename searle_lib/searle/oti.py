@@ -179,11 +179,11 @@ def make_words(
 
 def last_losses(words: Mapping[str, Inversion]) -> pd.DataFrame:
     """Return the mean losses at the last step, one row per image list; imported pseudo-words have no losses."""
-    rows = {name: {"pictures": len(one.tokens.ids)} for name, one in words.items()}
+    rows = {name: {"images": len(one.tokens.ids)} for name, one in words.items()}
     for name, one in words.items():
         rows[name] |= {} if one.history.empty else one.history.iloc[-1].drop("step").to_dict()
-    table = pd.DataFrame(rows).T.astype({"pictures": int}).round(3)
-    return table.rename(columns={"cos": "picture loss", "gpt": "phrase loss"})
+    table = pd.DataFrame(rows).T.astype({"images": int}).round(3)
+    return table.rename(columns={"cos": "image loss", "gpt": "phrase loss"})
 
 
 def invert_first(study: Study, backbone: Backbone, name: str, settings: Settings, count: int = 8) -> Tensor:
