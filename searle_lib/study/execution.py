@@ -5,7 +5,9 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
@@ -15,7 +17,7 @@ from searle_lib.store.records import Study
 START_TIMEOUT = 600  # seconds; a kernel starts slowly on a slow disk
 
 
-def execute(path: Path, output: Path, values: Mapping, show: Callable[[str], None]) -> str:
+def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManager, show: Callable[[str], None]) -> str:
     """Run a notebook; return "" if it succeeds, else the sentence that it stopped with.
 
     Args:
@@ -23,22 +25,21 @@ def execute(path: Path, output: Path, values: Mapping, show: Callable[[str], Non
         output: where to write the executed notebook. If the notebook stops, an earlier `output` stays, and the executed
             cells are written to *.failed.ipynb.
         values: its parameters.
+        kernel: a running kernel, which ends with the notebook.
         show: called with the heading above the cell that runs.
     """
     running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    papermill_engines.register("with headings", _engine(show))
+    papermill_engines.register("ready kernel", _engine(kernel, show))
     try:
         papermill.execute_notebook(
             path,
             running,
             dict(values),
-            engine_name="with headings",
+            engine_name="ready kernel",
             progress_bar=False,
             cwd=path.parents[1],
             kernel_name="python3",
-            start_timeout=START_TIMEOUT,
-            extra_arguments=["--log-level=ERROR"],  # a kernel warns on the terminal that it speaks over TCP
         )
         running.replace(output)
     except PapermillExecutionError as problem:
@@ -57,12 +58,12 @@ def render(study: Study, notebook: Path) -> None:
     pages.page(notebook, page, stale_pages.head_of(study, page))
 
 
-def _engine(show: Callable[[str], None]) -> type[NBClientEngine]:
-    """Return papermill's own engine, extended to call `show` with the heading above each cell."""
+def _engine(kernel: AsyncKernelManager, show: Callable[[str], None]) -> type[NBClientEngine]:
+    """Return papermill's engine on a running kernel, which shows the heading above the cell that runs."""
 
-    class WithHeadings(NBClientEngine):
+    class ReadyKernel(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, *args, **kwargs):
+        def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
             start = nb_man.cell_start
 
             def cell_start(cell, cell_index=None, **more):
@@ -72,9 +73,11 @@ def _engine(show: Callable[[str], None]) -> type[NBClientEngine]:
                 return start(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
-            return super().execute_managed_notebook(nb_man, *args, **kwargs)
+            client = PapermillNotebookClient(nb_man, km=kernel, kernel_name="python3", startup_timeout=START_TIMEOUT)
+            client.owns_km = True  # else it would leave the kernel running
+            return client.execute()
 
-    return WithHeadings
+    return ReadyKernel
 
 
 def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:

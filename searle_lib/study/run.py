@@ -7,7 +7,7 @@ record, and its artefacts and its page still exist.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -73,7 +73,7 @@ def run(
     workspace.draw_world(root, values)
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     console = Console(highlight=False)
-    runner = _Runner(study, console)
+    runner = _Runner(root, study, console, len(selection))
     with closing(runner):
         for path in selection:
             own = {name: values[name] for name in parameters.names_of_notebook(declarations, path.stem)}
@@ -189,20 +189,23 @@ def _select(notebooks: list[Path], only: str | None, first: str | None) -> list[
 class _Runner:
     """Runs notebooks of a study one after another, and renders a page while the next notebook runs."""
 
-    def __init__(self, study: Study, console: Console):
-        self.study, self.console = study, console
+    def __init__(self, root: Path, study: Study, console: Console, count: int):
+        self.root, self.study, self.console, self.count = root, study, console, count
+        self.kernels: Iterator | None = None
         self.executed: list[str] = []
         self.pages: list[Future] = []
         self.pool = ThreadPoolExecutor(1)
 
     def run(self, path: Path, values: Mapping) -> None:
         """Run a notebook with a progress line, and start to render its page. Raises NotebookFailed if it stops."""
-        from searle_lib.study import execution  # imports papermill, which takes seconds
+        from searle_lib.study import execution, kernels  # import papermill, which takes seconds
 
-        self.study.reports.mkdir(parents=True, exist_ok=True)
+        if self.kernels is None:
+            self.study.reports.mkdir(parents=True, exist_ok=True)
+            self.kernels = kernels.ready_kernels(self.root, self.count)
         output, line = self.study.reports / path.name, _Line(path.stem)
         with Live(get_renderable=line, console=self.console, refresh_per_second=4, transient=True):
-            problem = execution.execute(path, output, values, line.show)
+            problem = execution.execute(path, output, values, next(self.kernels), line.show)
         if problem:
             raise NotebookFailed(f"{path.stem} stopped: {problem}")
         line.show("done")
@@ -211,7 +214,9 @@ class _Runner:
         self.pages.append(self.pool.submit(execution.render, self.study, output))
 
     def close(self) -> None:
-        """Wait for the pages."""
+        """End the kernel that no notebook took, and wait for the pages."""
+        if self.kernels is not None:
+            self.kernels.close()
         self.pool.shutdown()
         for page in self.pages:
             page.result()
