@@ -32,6 +32,13 @@ def test_what_exists_is_not_made_again(tmp_path):
     assert json.loads((first.folder / "manifest.json").read_text())["facts"] == {"language": "en"}
 
 
+def test_an_artefact_is_the_very_folder_that_was_built_renamed(tmp_path):
+    built = []
+    artefact = Store(tmp_path).keep("greeting", {}, lambda folder: built.append(folder.stat().st_ino))
+    assert built == [artefact.folder.stat().st_ino]
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".locks"] == [artefact.folder.name]
+
+
 def test_other_facts_make_another_artefact(tmp_path):
     store = Store(tmp_path)
     keys = {store.keep("greeting", {"language": tongue}, write_hello).key for tongue in ("en", "it")}
