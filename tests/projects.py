@@ -105,9 +105,12 @@ def papermill(project, notebook, *arguments):
 
 def artefacts(project, kind):
     """The folders of one kind of artefact, with when they were last changed."""
-    root = project / "data" / "artefacts"
-    return {path.parent: path.stat().st_mtime_ns for path in root.rglob("manifest.json") if path.is_relative_to(root)
-            and str(path.relative_to(root)).startswith(kind)}  # fmt: skip
+    root, times = project / "data" / "artefacts", {}
+    for folder, _, files in os.walk(root):  # a run may rename folders meanwhile
+        path = Path(folder)
+        if "manifest.json" in files and path.suffix != ".partial" and str(path.relative_to(root)).startswith(kind):
+            times[path] = (path / "manifest.json").stat().st_mtime_ns
+    return times
 
 
 def pickle_network(path, dimension, patch_width):

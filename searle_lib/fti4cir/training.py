@@ -11,10 +11,8 @@ attribute. In float32, two processors decide differently after some twenty steps
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
-import pydantic
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -37,16 +35,16 @@ from searle_lib.fti4cir.network import (
     load,
     orthogonality_loss,
 )
+from searle_lib.fti4cir.settings import TERMS
+from searle_lib.fti4cir.settings import Fti4CirSettings as Settings
 from searle_lib.searle.distillation import contrastive_loss
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store, write_json
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
-from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
 from searle_lib.training import Training, comet_logger
 
-TERMS = ("contrastive", "orthogonality", "subject", "attribute", "whole")
 UNUSED_TERMS = {  # the loss terms that an ablation drops, by the words in use
     "both": (),
     "subject": ("orthogonality", "attribute"),
@@ -54,23 +52,6 @@ UNUSED_TERMS = {  # the loss terms that an ablation drops, by the words in use
 }
 STEPS = "steps.csv"
 SELECTION_METRICS = {"cirr": "CIRR R@5", "circo": "CIRCO mAP@10"}  # fti_checkpoint: the metric that selects the epoch
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class Settings:
-    """What determines the network; the published values are the defaults."""
-
-    epochs: PositiveInt = 60
-    learning_rate: PositiveFloat = 4e-5
-    drop_epoch: PositiveInt = 10  # after it the rate is a tenth
-    weight_decay: NonNegativeFloat = 0.01
-    batch_size: PositiveInt = 256
-    dropout: Share = 0.5
-    temperature: PositiveFloat = 0.20
-    lambda_regularisation: NonNegativeFloat = 1.4
-    words: Literal["both", "subject", "attributes"] = "both"  # an ablation: subject or attributes alone
-    without: Literal[("", *TERMS)] = ""  # an ablation: a loss term to drop
-    seed: Seed = 42
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -25,29 +24,13 @@ from searle_lib.searle.concepts import Concepts
 from searle_lib.searle.phi import EPOCH, Phi, TrainedPhi, import_phi, load
 from searle_lib.searle.phrase_bank import PhraseBank
 from searle_lib.searle.phrases import Phrases
+from searle_lib.searle.settings import PhiSettings as Settings
 from searle_lib.store import checkpoints, randomness
 from searle_lib.store.artefacts import Artefact, Store, write_json
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
-from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
 from searle_lib.training import Training, comet_logger
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class Settings:
-    """What determines φ; the published values are the defaults."""
-
-    epochs: PositiveInt = 100
-    learning_rate: PositiveFloat = 1e-4
-    weight_decay: NonNegativeFloat = 0.01
-    batch_size: PositiveInt = 256
-    dropout: Share = 0.5
-    lambda_distil: NonNegativeFloat = 1.0
-    lambda_gpt: NonNegativeFloat = 0.75
-    temperature: PositiveFloat = 0.25
-    top_k: PositiveInt = 150
-    seed: Seed = 42
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydantic
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -31,29 +30,15 @@ from searle_lib.searle import concepts, phrase_bank, phrases
 from searle_lib.searle.concepts import TEMPLATES, Concepts
 from searle_lib.searle.phrase_bank import SLOT, PhraseBank, similarity_loss
 from searle_lib.searle.phrases import Phrases
+from searle_lib.searle.settings import OtiSettings as Settings
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
-from searle_lib.store.limits import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share
 from searle_lib.store.records import Study
 
 START_DEVIATION = 0.02
 IDS = "images.json"  # the images of the pseudo-words and the steps of their loss curves, in the same folder
 HISTORY = 25  # points of each image's loss curve
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class Settings:
-    """What determines a pseudo-word; the published values are the defaults."""
-
-    steps: PositiveInt = 350
-    learning_rate: PositiveFloat = 2e-2
-    weight_decay: NonNegativeFloat = 0.01
-    top_k: PositiveInt = 15
-    lambda_cos: NonNegativeFloat = 1.0
-    lambda_gpt: NonNegativeFloat = 0.5
-    ema_decay: Share = 0.99
-    seed: Seed = 42
 
 
 @dataclass(frozen=True)

@@ -12,33 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydantic
 import torch
 from torch import Tensor
 
 from searle_lib.backbone.model import find_device
 from searle_lib.releases import downloads, searle_files
 from searle_lib.searle.concepts import Vocabulary
+from searle_lib.searle.settings import PhraseSettings as Settings
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
-from searle_lib.store.limits import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from searle_lib.store.records import Study
 
 PROMPT = "a photo of {} that"
 RELEASE = "https://github.com/miccunifi/SEARLE/releases/download/weights/GPTNeo27B.zip"  # the authors' phrases
 TOP_K = 50  # the authors state none; this was the default of transformers when they sampled
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class Settings:
-    """How phrases are sampled; the published values are the defaults."""
-
-    phrases_per_concept: PositiveInt = 256
-    max_length: PositiveInt = 35  # tokens, the prompt's included
-    temperature: PositiveFloat = 0.5
-    no_repeat_ngram: NonNegativeInt = 2
-    seed: Seed = 42
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ CHOICES = {  # where the allowed values are listed; imported only when a value h
     "caption_split": "fti4cir.captions:SPLITS",
     "methods": "evaluation.methods:METHODS",
 }
-SETTINGS = {  # the stage whose Settings state the limits of the parameters with this prefix
-    "phrase_": "searle.phrases",
-    "phrases_": "searle.phrases",
-    "oti_": "searle.oti",
-    "phi_": "searle.distillation",
-    "fti_": "fti4cir.training",
+SETTINGS = {  # the class of which a parameter with this prefix is a field; it states the field's limits
+    "phrase_": "searle.settings:PhraseSettings",
+    "phrases_": "searle.settings:PhraseSettings",
+    "oti_": "searle.settings:OtiSettings",
+    "phi_": "searle.settings:PhiSettings",
+    "fti_": "fti4cir.settings:Fti4CirSettings",
 }
 OPTIONAL_LISTS = ("images_to_invert",)  # lists that may be empty
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
@@ -180,7 +180,8 @@ def _check_limits(name: str, value: Value, source: str) -> None:
     limits = Seed if name == "seed" else PositiveInt if type(value) is int else None
     prefix = next((prefix for prefix in SETTINGS if name.startswith(prefix)), "")
     if prefix:
-        settings = importlib.import_module(f"searle_lib.{SETTINGS[prefix]}").Settings
+        module, _, class_name = SETTINGS[prefix].partition(":")
+        settings = getattr(importlib.import_module(f"searle_lib.{module}"), class_name)
         fields = typing.get_type_hints(settings, include_extras=True)
         limits = fields.get(name.removeprefix(prefix)) or fields.get(name) or limits
     try:
