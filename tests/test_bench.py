@@ -5,6 +5,8 @@ import torch
 
 from bench import instruments, page, pieces, ranking, runner
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "oti": lambda: pieces.oti_steps(3, 2),
     "phi": lambda: pieces.phi_epoch(5, 2),

@@ -157,6 +157,7 @@ def long_training(clip_file, folder, **options):
     return trained(load_clip(clip_file), folder, dataclasses.replace(FAST, epochs=60), save_every=20, **options)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_epoch(world, tmp_path):
     clip_file = str(world / "models" / "tiny-clip.pt")
     process = multiprocessing.get_context("spawn").Process(target=long_training, args=(clip_file, tmp_path / "cut"))

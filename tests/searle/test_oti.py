@@ -154,6 +154,7 @@ def long_inversion(clip_file, folder, watch=lambda rows: None):
         oti.optimise = optimise
 
 
+@pytest.mark.slow
 def test_a_killed_inversion_goes_on_and_ends_with_the_same_words(world, tmp_path):
     clip_file = str(world / "models" / "tiny-clip.pt")
     context = multiprocessing.get_context("spawn")

@@ -14,6 +14,8 @@ import pytest
 import searle_lib
 from searle_lib.store import code
 
+pytestmark = pytest.mark.slow  # a process of its own computes the digests under 40 edits
+
 STAGES = {
     "phrases": "searle.phrases:sample",
     "concepts": "searle.concepts:concept_embeddings",
