@@ -206,6 +206,18 @@ def test_the_best_epoch_is_one_of_those_that_the_saving_interval_asks_for(traine
         fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
 
 
+def test_the_learning_rate_is_a_tenth_from_drop_epoch_on(trained, tmp_path, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def watched(optimizer, *arguments, **named):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    trained(tmp_path)  # three epochs of two steps, the drop after the second
+    assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)
+
+
 def test_an_epoch_that_will_not_be_kept_is_refused_before_the_training(captioned, tiny, tmp_path):
     table, known = captioned
     with pytest.raises(ValueError, match="fti_checkpoint is 1, but 3 epochs with fti_save_every 2 keep 2, 3; choose"):
