@@ -6,6 +6,7 @@ a folder. Every epoch has its own stream of random numbers, so a training that w
 
 import importlib.util
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from searle_lib.store import checkpoints, randomness
 Row = dict[str, float]
 
 
-class Training:
+class Training(ABC):
     """A module in training: its optimizer, its number of finished epochs, and its log of mean losses.
 
     Args:
@@ -38,9 +39,9 @@ class Training:
         )
         self.epoch, self.log = checkpoints.resume(folder, module, self.optimizer)
 
+    @abstractmethod
     def train_epoch(self) -> Row:
         """Train for one epoch and return the means of its losses."""
-        raise NotImplementedError
 
     def run(self, save_every: int, on_epoch: Callable[[Row], None] = lambda row: None) -> None:
         """Train all epochs that are not finished, and call `on_epoch` with each new row of the log."""

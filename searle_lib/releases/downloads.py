@@ -52,9 +52,9 @@ def fetch(url: str, path: Path, sha256: str = "") -> Path:
                     known = file_sha256(path)
                     with atomic_write(pin) as temporary:
                         temporary.write_text(f"{known}  {path.name}\n")
-    if (found := file_sha256(path)) != known:
+    if (actual := file_sha256(path)) != known:
         raise ValueError(
-            f"{path} is not {expected} (its sha256 is {found[:12]}..., not {known[:12]}...); delete it and {pin.name} "
+            f"{path} is not {expected} (its sha256 is {actual[:12]}..., not {known[:12]}...); delete it and {pin.name} "
             "to fetch it again."
         )
     return path
