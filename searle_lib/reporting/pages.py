@@ -20,10 +20,18 @@ CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_r
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 
 
-def page(notebook: Path, target: Path, head: str = "") -> Path:
-    """Render an executed notebook as a page that stands alone; `head` names its record (`stale_pages.head_of`)."""
+def read(notebook: Path) -> nbformat.NotebookNode:
+    """Return an executed notebook as its page shows it: of the values that papermill set, those that are not default.
+
+    Not thread-safe: `ast.parse` in two threads at a time can fail in CPython 3.11.
+    """
     content = nbformat.read(notebook, as_version=4)
     _shorten_parameters(content)
+    return content
+
+
+def page(content: nbformat.NotebookNode, target: Path, head: str = "") -> Path:
+    """Render a notebook from `read` as a page that stands alone; `head` names its record (`stale_pages.head_of`)."""
     for cell in content.cells:
         if cell.cell_type == "markdown":
             cell.source = _FORMULA.sub(_mathml, cell.source)

@@ -1,4 +1,4 @@
-"""The execution of one notebook by papermill, and the rendering of its page."""
+"""The execution of one notebook by papermill."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +10,6 @@ from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-
-from searle_lib.reporting import pages, stale_pages
-from searle_lib.store.records import Study
 
 START_TIMEOUT = 600  # seconds; a kernel starts slowly on a slow disk
 
@@ -50,12 +47,6 @@ def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManage
     finally:
         running.unlink(missing_ok=True)
     return ""
-
-
-def render(study: Study, notebook: Path) -> None:
-    """Render an executed notebook as its page, which names the record it was made from."""
-    page = notebook.with_suffix(".html")
-    pages.page(notebook, page, stale_pages.head_of(study, page))
 
 
 def _engine(kernel: AsyncKernelManager, show: Callable[[str], None]) -> type[NBClientEngine]:

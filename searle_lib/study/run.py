@@ -198,7 +198,8 @@ class _Runner:
 
     def run(self, path: Path, values: Mapping) -> None:
         """Run a notebook with a progress line, and start to render its page. Raises NotebookFailed if it stops."""
-        from searle_lib.study import execution, kernels  # import papermill, which takes seconds
+        from searle_lib.reporting import pages  # these import nbconvert and papermill, which takes seconds
+        from searle_lib.study import execution, kernels
 
         if self.kernels is None:
             self.study.reports.mkdir(parents=True, exist_ok=True)
@@ -211,7 +212,9 @@ class _Runner:
         line.show("done")
         self.console.print(line())
         self.executed.append(path.stem)
-        self.pages.append(self.pool.submit(execution.render, self.study, output))
+        page = output.with_suffix(".html")
+        head = stale_pages.head_of(self.study, page)
+        self.pages.append(self.pool.submit(pages.page, pages.read(output), page, head))
 
     def close(self) -> None:
         """End the kernel that no notebook took, and wait for the pages."""

@@ -16,7 +16,8 @@ def write_page(tmp_path):
     def write(*cells):
         notebook = tmp_path / "03_oti.ipynb"
         nbformat.write(new_notebook(cells=list(cells)), notebook)
-        return pages.page(notebook, tmp_path / "03_oti.html", stale_pages.RECORD.format("abc")).read_text()
+        page = pages.page(pages.read(notebook), tmp_path / "03_oti.html", stale_pages.RECORD.format("abc"))
+        return page.read_text()
 
     return write
 
