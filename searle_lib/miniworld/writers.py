@@ -5,6 +5,7 @@ loaders of the real data. Nothing here uses a model: attributes alone decide whi
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import process_map
 
 from searle_lib.miniworld import grammar
 from searle_lib.miniworld.fingerprint import sources_sha256
@@ -87,13 +88,20 @@ def _write_all(root: Path, seed: int, sizes: Sizes) -> None:
         *_circo(root / "CIRCO", seed, sizes),
         *_imagenet(root / "ImageNet1K", seed, sizes),
     ]
-    for path, specimen in tqdm(pictures, desc="drawing the miniature world", mininterval=2):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw(specimen, f"{seed}/{path.relative_to(root)}").save(path, **({} if path.suffix == ".png" else JPEG))
+    for folder in {path.parent for path, _ in pictures}:
+        folder.mkdir(parents=True, exist_ok=True)
+    paths, specimens = zip(*pictures, strict=True)
+    names = [f"{seed}/{path.relative_to(root)}" for path in paths]
+    progress = {"desc": "drawing the miniature world", "mininterval": 2, "chunksize": 64}
+    process_map(_draw_file, paths, specimens, names, max_workers=os.cpu_count(), **progress)
     _vocabulary(root / "oidv7-class-descriptions.csv")
     (root / "models").mkdir()
     models.write_clip(root / "models" / "tiny-clip.pt")
     models.write_language_model(root / "models" / "tiny-gpt-neo")
+
+
+def _draw_file(path: Path, specimen: Specimen, name: str) -> None:
+    draw(specimen, name).save(path, **({} if path.suffix == ".png" else JPEG))
 
 
 def draw(specimen: Specimen, name: str) -> Image.Image:
