@@ -20,6 +20,7 @@ class Search:
 
     Args:
         top: [Q, k] int64, the gallery rows with the highest scores, best first.
+        scores: [Q, k] float32, their scores.
         ranks: [Q, C] int64, the rank of each candidate in the whole gallery, 0 is best.
         order: [Q, M] int64, the rank of each group member among the members.
 
@@ -27,6 +28,7 @@ class Search:
     """
 
     top: Tensor
+    scores: Tensor
     ranks: Tensor
     order: Tensor
 
@@ -59,14 +61,15 @@ def search(
     candidates, members = (none if rows is None else rows for rows in (candidates, members))
     _check_rows(gallery, candidates, members)
     k = min(k, len(gallery) - (excluded is not None))
-    top = torch.empty(len(queries), k, dtype=torch.int64)
+    top, best = torch.empty(len(queries), k, dtype=torch.int64), torch.empty(len(queries), k)
     ranks, order = torch.full_like(candidates, -1), torch.full_like(members, -1)
     for rows, scores in _scores(queries, gallery, excluded, chunk):
         ranks[rows] = _ranks(scores, candidates[rows].to(scores.device)).cpu()
         order[rows] = _order(scores, members[rows].to(scores.device)).cpu()
         if k:
-            top[rows] = _best(scores, k)
-    return Search(top, ranks, order)
+            columns = _best(scores, k)
+            top[rows], best[rows] = columns.cpu(), scores.gather(1, columns).cpu()
+    return Search(top, best, ranks, order)
 
 
 def _order(scores: Tensor, members: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ def _best(scores: Tensor, k: int) -> Tensor:
     if tied_at_the_end.any():
         full = scores[tied_at_the_end].argsort(dim=1, descending=True, stable=True)
         best[tied_at_the_end] = full[:, :k]
-    return best.cpu()
+    return best
 
 
 def _highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Composers turn a reference image and its relative caption into a query vector: one small class per method.
 
 `compose(references, sentences)` takes image ids and relative captions, and returns unit vectors [N, d]. Retrieval,
-metrics and submissions know nothing else about a method. A new method is a class here and a line in `methods`.
+metrics and submissions know nothing else about a method. A composer with pseudo-words shows them by `subject_words`.
+A new method is a class here and a line in `methods`.
 """
 
 from collections.abc import Sequence
@@ -101,10 +102,13 @@ class Searle:
         self.backbone, self.embeddings, self.phi = sources.backbone, sources.embeddings, sources.trained_phi.phi
         self.key = f"searle {sources.trained_phi.key}"
 
-    @torch.no_grad()
     def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
-        words = self.phi(self.embeddings.select(references).to(self.backbone.device))
-        return _encode_queries(self.backbone, sentences, words.cpu())
+        return _encode_queries(self.backbone, sentences, self.subject_words(references))
+
+    @torch.no_grad()
+    def subject_words(self, references: Sequence[str]) -> Tensor:
+        """Return the pseudo-word of each reference: [N, d_tok]."""
+        return self.phi(self.embeddings.select(references).to(self.backbone.device)).cpu()
 
 
 class SearleOti:
@@ -115,7 +119,11 @@ class SearleOti:
         self.key = f"searle-oti {sources.pseudo_words.key}"
 
     def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
-        return _encode_queries(self.backbone, sentences, self.pseudo_words.select(references))
+        return _encode_queries(self.backbone, sentences, self.subject_words(references))
+
+    def subject_words(self, references: Sequence[str]) -> Tensor:
+        """Return the pseudo-word of each reference: [N, d_tok]."""
+        return self.pseudo_words.select(references)
 
 
 class Fti4CirQueries:
@@ -134,6 +142,10 @@ class Fti4CirQueries:
             batch = Words(*(value[rows].to(self.backbone.device) for value in vars(words).values()))
             features.append(prompts.query(self.backbone, batch, [texts[row] for row in rows.tolist()], parts).cpu())
         return _mean_by_query(torch.cat(features), query_of, len(sentences))
+
+    def subject_words(self, references: Sequence[str]) -> Tensor:
+        """Return the subject word of each reference: [N, d_tok]."""
+        return self.image_words.select(references).subject
 
 
 def load_composers(

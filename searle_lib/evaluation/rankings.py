@@ -25,11 +25,12 @@ from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
 DEPTH = 50  # images per query; no metric or submission needs more
+RANKLESS = 2**62  # sorts an image without a rank behind all others
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """Ranks of the images that metrics need, for Q queries; all int64, ranks start at 0, -1 means no rank.
+    """Ranks of the images that metrics need, for Q queries: int64, they start at 0, -1 means no rank.
 
     Args:
         target: [Q], the target's rank in the gallery.
@@ -37,6 +38,7 @@ class Rankings:
         group: [Q, M], the rank of each member of the query's group among the members, without the reference.
         subset: [Q], the target's rank within the group.
         top: [Q, at most DEPTH], the best gallery rows, best first.
+        scores: [Q, at most DEPTH] float32, the cosines of these rows.
     """
 
     target: Tensor
@@ -44,6 +46,7 @@ class Rankings:
     group: Tensor
     subset: Tensor
     top: Tensor
+    scores: Tensor
 
 
 def rank(store: Store, benchmark: Benchmark, gallery: Embeddings, method: str, composer: Composer) -> Rankings:
@@ -117,7 +120,7 @@ def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor, depth: i
     answers = search(queries, gallery.unit, k=depth, candidates=truths, members=group, excluded=excluded)
     target_ranks = torch.where(truths == target, answers.ranks, -1).amax(1)  # a target is one of the ground truths
     subset = torch.where(group == target, answers.order, -1).amax(1)
-    return Rankings(target_ranks, answers.ranks, answers.order, subset, answers.top)
+    return Rankings(target_ranks, answers.ranks, answers.order, subset, answers.top, answers.scores)
 
 
 def compose(benchmark: Benchmark, composer: Composer) -> Tensor:
@@ -126,15 +129,20 @@ def compose(benchmark: Benchmark, composer: Composer) -> Tensor:
 
 
 def ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:
-    """Return rankings as a table, one row per query: query, best, group, dataset, split, category, method.
+    """Return rankings as a table, one row per query: query, best, scores, group, rank, and what they belong to.
 
-    `best` holds the ids of the best images, `group` the ids of the query's group; both are sorted by rank.
+    `best` holds the ids of the best images and `scores` their cosines, `group` the ids of the query's group, all sorted
+    by rank. `rank` is that of the first target, from 0; -1 if targets are secret. dataset, split, category and method
+    say what the ranking belongs to.
     """
     images = benchmark.gallery["image"].to_numpy()
     groups = zip(rankings.group.tolist(), benchmark.queries["group"], strict=True)
     ordered = [[image for _, image in sorted(zip(ranks, group, strict=False))] for ranks, group in groups]
     best = list(images[rankings.top.numpy()])
-    table = pd.DataFrame({"query": benchmark.queries["query"], "best": best, "group": ordered})
+    first = rankings.truths.masked_fill(rankings.truths < 0, RANKLESS).amin(1)  # [Q, G] -> [Q]
+    first = first.masked_fill(first == RANKLESS, -1)
+    columns = {"query": benchmark.queries["query"], "best": best, "scores": list(rankings.scores.numpy())}
+    table = pd.DataFrame(columns | {"group": ordered, "rank": first.numpy()})
     return table.assign(dataset=benchmark.dataset, split=benchmark.split, category=benchmark.category, method=method)
 
 

@@ -128,7 +128,8 @@ def _rank(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
     group = ranks(queries["group"])
     before = (group >= 0) & (group < target.unsqueeze(1))  # members of the group that rank before the target
     subset = before.sum(1).masked_fill(target < 0, -1)
-    return Rankings(target, ranks(queries["ground_truths"]), group, subset, top=torch.empty(len(lists), 0))
+    empty = torch.empty(len(lists), 0)
+    return Rankings(target, ranks(queries["ground_truths"]), group, subset, top=empty, scores=empty)
 
 
 def _metric_names(task: Task, lists: list[list[str]]) -> list[str]:
