@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from searle_lib.store.records import Record, Study
 HERE = Path(__file__).parent
 COMPACT = HERE / "known_answers"
 OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
-
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
 
@@ -110,3 +111,16 @@ def cache(tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     return tmp_path / "home" / ".cache" / "searle"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium, headless."""
+    if not BROWSER:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()

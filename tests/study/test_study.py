@@ -135,22 +135,6 @@ def test_notebooks_are_committed_as_a_reader_wants_them():
         assert "study.write_record()" in code[-1].source, name
 
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real Chromium, headless."""
-    if not BROWSER:
-        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
-
-
 @pytest.mark.parametrize("name", ["index", *NOTEBOOKS])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_open_from_disk_without_network_or_errors_and_nothing_is_cut_off(project, browser, name, width):
