@@ -113,7 +113,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "home" / ".cache" / "searle"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it runs, no event loop of a kernel can run in this thread
 def browser():
     """A real Chromium, headless."""
     if not BROWSER:
