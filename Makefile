@@ -17,10 +17,10 @@ study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=anot
 	@$(BIN)/python -m searle_lib run $(PARAMS)
 
 test: .venv/made ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: lint ## check style and run the fast tests, in under two minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 same: .venv/made ## run the mini study as another processor would round it, and compare every number
 	@$(BIN)/python -m searle_lib run params/mini.yaml

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from projects import command, make_project
 from safetensors.torch import load_file
 
 from searle_lib.backbone.model import load_clip
@@ -19,7 +21,6 @@ from searle_lib.store.records import Record, Study
 
 HERE = Path(__file__).parent
 COMPACT = HERE / "known_answers"
-OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
@@ -67,9 +68,28 @@ SMALL = writers.Sizes(
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """A data root with a miniature world of a few pictures, models beside it. Read only: copy what you change."""
-    return writers.write(tmp_path_factory.mktemp("world") / "data", sizes=SMALL)
+def shared(tmp_path_factory):
+    """A folder that all workers of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def world(shared):
+    """A data root with a miniature world of a few images, models beside it. Read only: copy what you change."""
+    return writers.write(shared / "world" / "data", sizes=SMALL)
+
+
+@pytest.fixture(scope="session")
+def quick(shared, world):
+    """A project whose quick study has run once for all workers, and what the command printed. Read only: copy it."""
+    folder, printed = shared / "quick", shared / "quick.txt"
+    with FileLock(shared / "quick.lock"):
+        if not printed.exists():
+            ran = command(make_project(folder, world), "run", "params/quick.yaml")
+            assert ran.returncode == 0, ran.stderr
+            printed.write_text(ran.stdout)
+    return folder, printed.read_text()
 
 
 @pytest.fixture(scope="session")

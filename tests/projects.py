@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from conftest import OPTIONAL
 
+OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 QUICK = {

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import OPTIONAL
+from projects import OPTIONAL
 from packaging.requirements import Requirement
 from pins import environment
 

@@ -56,6 +56,14 @@ def test_sampling_follows_the_models_probabilities(language):
         assert drawn[token] / 3000 == pytest.approx(float(probabilities[token]), abs=0.03)
 
 
+def test_words_are_sampled_among_the_fifty_most_probable(language):
+    model, tokenizer = language
+    prompt = tokenizer("a photo of Star that", return_tensors="pt").input_ids
+    level = Settings(3000, prompt.shape[1] + 1, 1e6, 0)  # so hot that all candidates are equally probable
+    drawn = set(phrases.sample(model, tokenizer, ("Star",), level)[0, :, -1].tolist())
+    assert drawn == set(model(prompt).logits[0, -1].topk(50).indices.tolist())
+
+
 def test_no_ngram_comes_twice(language, names):
     ids = phrases.sample(*language, names.names[:5], Settings(8, 35, 0.5, 2))
     for row in ids.flatten(0, 1).tolist():

@@ -9,6 +9,8 @@ import sys
 import pytest
 from projects import ROOT, command, make_project, papermill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(world, tmp_path_factory):
