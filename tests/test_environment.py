@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from projects import OPTIONAL
 from packaging.requirements import Requirement
 from pins import environment
+from projects import OPTIONAL
 
 ROOT = Path(__file__).parents[1]
 
