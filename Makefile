@@ -30,8 +30,8 @@ same: .venv/made ## run the mini study as another processor would round it, and 
 lab: .venv/made ## open JupyterLab at the project's root (options: LAB="--port 8890")
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. $(LAB) notebooks/01_phrases.ipynb
 
-report: .venv/made ## run 07_results again and render its page
-	@$(BIN)/python -m searle_lib run $(PARAMS) --only 07_results --again
+report: .venv/made ## render every page of the study again, without running anything
+	@$(BIN)/python -m searle_lib render $(PARAMS)
 
 bench: .venv/made ## measure each piece of work against a plain rendering of it (a quarter of an hour)
 	@$(SPEED) $(BIN)/python -W ignore -m bench

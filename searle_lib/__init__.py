@@ -19,6 +19,7 @@ _HOME = {
     "load_clip": "backbone.model",
     "search": "ranking",
     "open_study": "study.workspace",
+    "load_study": "study.workspace",
 }
 __all__ = ["__version__", *_HOME]
 

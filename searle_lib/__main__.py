@@ -7,6 +7,7 @@ so `run` waits for neither torch nor the pages.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from searle_lib.store import artefacts
@@ -60,12 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     selection = running.add_mutually_exclusive_group()
     selection.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
     selection.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
+    command("render", _render, "render every page of a study again, and run nothing", params, changes)
     command("check", _check, "check everything that a study needs before anything is computed", params, changes)
     command("submit", _submit, "write a study's rankings as files for the test servers", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' format", params, changes, folder)
     command("validate", _validate, "check whether a test server would accept a file of CIRR or CIRCO", file, data)
-    tables = [([name], {"type": Path, "help": "a results.csv"}) for name in ("first", "second")]
-    command("compare", _compare, "print the largest differences between two results.csv", *tables)
+    help_text = "a parameter file, a study's folder, or a results.csv"
+    studies = [([name], {"type": Path, "help": help_text}) for name in ("first", "second")]
+    comparing = command("compare", _compare, "compare the numbers of two studies, in a table and a page", *studies)
+    comparing.add_argument("--to", type=Path, metavar="FILE", help="the page (reports/compare-FIRST-SECOND.html)")
+    help_text = "exit with status 1 if any number differs by more (two results.csv: 0.05 if this is left out)"
+    comparing.add_argument("--tolerance", type=float, metavar="POINTS", help=help_text)
     dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     help_text = "print the validation metrics of a file, in percent, as JSON"
@@ -80,10 +86,15 @@ def _read_study(options: argparse.Namespace) -> tuple[dict, Study]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    index = run.run(options.params, options.only, options.first, options.overrides, options.again)
+    front_page = run.run(options.params, options.only, options.first, options.overrides, options.again)
     if options.only in (None, "07_results"):
         run.print_main_table(_read_study(options)[1])
-    print(f"\n{index}")
+    print(f"\n{front_page}")
+    return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    print(run.render(options.params, options.overrides))
     return 0
 
 
@@ -129,13 +140,44 @@ def _export(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from searle_lib.evaluation import comparisons
+    from searle_lib.reporting import comparison
 
-    differences = comparisons.largest_differences(options.first, options.second)
-    print(differences.to_string())
-    same = bool((differences <= comparisons.SAME).all())
-    label = "every number agrees to" if same else "some numbers differ by more than"
-    print(f"{label} {comparisons.SAME} points.")
+    paths = (options.first, options.second)
+    (first, first_records), (second, second_records) = map(_numbers, paths)
+    target = options.to or workspace.project_root() / "reports" / f"compare-{first.name}-{second.name}.html"
+    if first.name == second.name:
+        first, second = (replace(numbers, name=str(path)) for numbers, path in zip((first, second), paths, strict=True))
+    table = comparisons.compare(first, second)
+    notes = comparisons.unpaired(first, second) + comparisons.in_one_only(first, second)
+    print("\n".join([comparisons.text_table(table, first.name, second.name), "", *notes]))
+    print("\n".join(comparisons.sentences(table, first.name, second.name)))
+    print(f"\n{comparison.write(first, second, table, target, (first_records, second_records))}")
+    tolerance = options.tolerance
+    if tolerance is None and all(path.suffix == ".csv" for path in paths):
+        tolerance = comparisons.SAME
+    if tolerance is None:
+        return 0
+    differences = comparisons.largest_differences(first, second)
+    print(f"\n{differences.to_string()}")
+    same = bool((differences <= tolerance).all())
+    print(f"{'every number agrees to' if same else 'some numbers differ by more than'} {tolerance} points.")
     return int(not same)
+
+
+def _numbers(path: Path) -> tuple:
+    """Return the numbers and the records of a study; `path` is its parameter file, its folder, or a results.csv."""
+    from searle_lib.evaluation import comparisons
+    from searle_lib.reporting import run_facts
+
+    if path.is_dir():
+        study = workspace.load_study(path.resolve().name, str(path.resolve().parent))
+    elif path.suffix == ".csv":
+        return comparisons.read_csv(path), {}
+    else:
+        values = run.read_values(path, [])
+        study = workspace.find_study(values, "compare")
+        run.require_same_values(study, "06_retrieval", values, path)
+    return comparisons.read(study), run_facts.read_records(study)
 
 
 def _validate(options: argparse.Namespace) -> int:

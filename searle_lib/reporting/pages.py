@@ -1,15 +1,17 @@
-"""Pages that people open from disk: each executed notebook as HTML, and an index that links them.
+"""Pages that people open from disk: each executed notebook as HTML, with contents, folded code and links.
 
 Nothing comes from the network: formulas become MathML, images are embedded, the style is part of the page.
 """
 
 import ast
+import html
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 from latex2mathml.converter import convert
+from latex2mathml.symbols_parser import convert_symbol
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
@@ -17,57 +19,60 @@ from searle_lib.reporting import stale_pages, templates
 from searle_lib.store.artefacts import atomic_write
 
 CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results")
+LIGHT, DARK = "default", "github-dark"  # Pygments' styles of code
+MAX_CALLS = 3  # named in the summary of folded code
+_NAME = re.compile(r"(?<![\w/`.[-])(" + "|".join(CHAPTERS) + r")(?![\w/`.-]*\w)")  # of a notebook, in prose
+_HEADING = re.compile(r'<h([23])[^>]* id="([^"]+)"[^>]*>(.*?)</h\1>', re.S)
+_DEFINITION = re.compile(r"<style[^>]*>.*?</style>\n?|<image [^>]*/>\n?", re.S)  # what outputs repeat
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 
 
 def read(notebook: Path) -> nbformat.NotebookNode:
-    """Return an executed notebook as its page shows it: of the values that papermill set, those that are not default.
+    """Return an executed notebook as its page shows it.
 
-    Not thread-safe: `ast.parse` in two threads at a time can fail in CPython 3.11.
+    Of the values that papermill set it holds those that are not default. Each cell of code has a summary in its
+    metadata. Not thread-safe: `ast.parse` in two threads at a time can fail in CPython 3.11.
     """
     content = nbformat.read(notebook, as_version=4)
     _shorten_parameters(content)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.metadata["summary"] = _summary(cell.source)
     return content
 
 
 def page(content: nbformat.NotebookNode, target: Path, head: str = "") -> Path:
     """Render a notebook from `read` as a page that stands alone; `head` names its record (`stale_pages.head_of`)."""
+    heading = target.stem
     for cell in content.cells:
         if cell.cell_type == "markdown":
+            heading = next(iter(re.findall(r"^#+ (.+)", cell.source, re.M)[-1:]), heading)
             cell.source = _FORMULA.sub(_mathml, cell.source)
+            cell.source = _NAME.sub(lambda m: m[1] if m[1] == target.stem else f"[{m[1]}]({m[1]}.html)", cell.source)
+        for output in (output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})):
+            output.metadata.setdefault("image/png", {}).setdefault("alt", f"Figure of the section {heading}")
     template = str(Path(__file__).with_name("notebook.html.j2"))
     exporter = HTMLExporter(template_file=template, exclude_input_prompt=True, exclude_output_prompt=True)
     write(target, target.stem, _links(target.stem), exporter.from_notebook_node(content)[0], head)
     return target
 
 
-def index(folder: Path, study: str, notebooks: list[Path]) -> Path:
-    """Write the page that links the pages and files of a study, with the question that each notebook asks."""
-    chapters = []
-    for path in notebooks:
-        title, question = _introduction(path)
-        href = f"{path.stem}.html" if (folder / f"{path.stem}.html").exists() else ""
-        chapters.append({"title": title, "question": question, "href": href})
-    names = ["results.csv", "phi_log.csv", "fti_log.csv", "figures/results.png"]
-    *files, chart = [name if (folder / name).exists() else "" for name in names]
-    files += [str(path.relative_to(folder)) for path in sorted((folder / "submissions").glob("*.json"))]
-    values = {"study": study, "chart": chart, "chapters": chapters, "files": list(filter(None, files))}
-    write(folder / "index.html", f"Study {study}", (), templates.render("index", **values))
-    return folder / "index.html"
-
-
 def write(target: Path, title: str, links: Iterable[tuple[str, str]], body: str, head: str = "") -> None:
-    """Write a page that stands alone, with room for a note that it is stale.
+    """Write a page that stands alone, with a list of its headings and room for a note that it is stale.
+
+    The list has the headings h2 and h3 that have an id. What several outputs repeat, a style or an image, stays once.
 
     Args:
         target: the page's file.
         title: text for the browser's tab.
-        links: address and text of each link above the page.
+        links: address and text of each link above and below the page.
         body: HTML.
         head: HTML for the page's head.
     """
-    values = {"title": title, "links": links, "body": body, "head": head, "note": stale_pages.NO_NOTE}
-    values["highlighting"] = HtmlFormatter(style="default").get_style_defs(".highlight")
+    headings = [(int(level), anchor, _plain(text)) for level, anchor, text in _HEADING.findall(body)]
+    values = {"title": title, "links": links, "head": head, "note": stale_pages.NO_NOTE, "headings": headings}
+    values["body"] = _without_repetitions(body)
+    values |= {"light": _highlighting(LIGHT), "dark": _highlighting(DARK)}
     with atomic_write(target) as aside:
         aside.write_text(templates.render("page", **values), encoding="utf-8")
 
@@ -82,18 +87,38 @@ def _links(notebook: str) -> list[tuple[str, str]]:
     return links
 
 
+def _without_repetitions(body: str) -> str:
+    """Keep the first of equal styles and of equal images: each output brings its own, and a page needs them once."""
+    seen = set()
+
+    def first_only(definition: re.Match) -> str:
+        is_new = definition[0] not in seen
+        seen.add(definition[0])
+        return definition[0] if is_new else ""
+
+    return _DEFINITION.sub(first_only, body)
+
+
+def _highlighting(style: str) -> str:
+    return HtmlFormatter(style=style).get_style_defs(".highlight")
+
+
+def _plain(markup: str) -> str:
+    """Return a heading's text without its tags and the sign of its anchor."""
+    return html.unescape(re.sub(r"<a [^>]*anchor-link.*?</a>|<[^>]+>", "", markup, flags=re.S)).strip()
+
+
 def _mathml(match: re.Match) -> str:
     block, inline = match.groups()
     formula = convert((block or inline).strip(), display="block" if block else "inline")
+    formula = re.sub(r">(\\[A-Za-z]+)<", _symbol, formula)
     return f'<div class="formula">{formula}</div>' if block else formula
 
 
-def _introduction(notebook: Path) -> tuple[str, str]:
-    """Return a notebook's title and the first paragraph below it, as plain text."""
-    title, _, text = nbformat.read(notebook, as_version=4).cells[0].source.partition("\n")
-    question = next((part for part in text.split("\n\n") if part.strip()), "")
-    question = re.sub(r"\[([^]]+)\]\([^)]+\)|[*`$]", r"\1", question)  # links keep their text
-    return title.lstrip("# ").strip(), " ".join(question.split())
+def _symbol(match: re.Match) -> str:
+    """Return the sign of a command that the converter copies, as it does behind \\Big; the command if it has none."""
+    number = convert_symbol(match[1])
+    return f">&#x{number};<" if number else match[0]
 
 
 def _shorten_parameters(content: nbformat.NotebookNode) -> None:
@@ -106,6 +131,21 @@ def _shorten_parameters(content: nbformat.NotebookNode) -> None:
         cells["injected-parameters"].source = "\n".join(["# Values of this run", *changes])
         if not changes:
             content.cells.remove(cells["injected-parameters"])
+
+
+def _summary(source: str) -> str:
+    """Return in a few words what a cell of code does: the functions of the library that it calls, or its size."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a magic of IPython
+        tree = ast.Module([], [])
+    if tree.body and all(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body):
+        return "imports"
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = list(dict.fromkeys(name for name in calls if re.fullmatch(r"\w+\.\w+", name)))
+    lines = len(source.splitlines())
+    size = f"{lines} line{'s' * (lines != 1)}"
+    return ", ".join(names[:MAX_CALLS]) + ", …" * (len(names) > MAX_CALLS) if names else size
 
 
 def _assignments(source: str) -> dict[str, str]:

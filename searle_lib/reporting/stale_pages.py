@@ -19,9 +19,12 @@ _RECORD, _NOTE = re.compile(RECORD.format(r"(\w*)")), re.compile("<!--stale-->.*
 
 def mark_stale(study: Study) -> None:
     """Write a note at the top of each page of a study that shows an earlier state; remove the note elsewhere."""
-    for page in study.reports.glob("[0-9][0-9]_*.html"):
+    pages = {page: page.stem for page in study.reports.glob("[0-9][0-9]_*.html")}
+    explorer = study.reports / "explorer.html"
+    pages |= {explorer: "06_retrieval"} if explorer.is_file() else {}
+    for page, notebook in pages.items():
         text = page.read_text(encoding="utf-8")
-        problem = _problem(study, page.stem, text)
+        problem = _problem(study, notebook, text)
         note = NOTE.format(html.escape(problem)) if problem else NO_NOTE
         new_text = _NOTE.sub(lambda match, note=note: note, text, count=1)
         if new_text != text:

@@ -3,7 +3,8 @@
 `reports/<study>/records/03_oti.json` holds the notebook's parameters, the digests of the records it read, the artefacts
 it made and a digest of its code. It also holds when, where and how fast the notebook ran; this part does not enter the
 record's own digest. A notebook writes its record last, so a record that exists belongs to a notebook that succeeded.
-Reading a record checks whether anything before it has changed since.
+Reading a record checks whether anything before it has changed since. "mini-seed1/07_results" is a record of another
+study in the same report root.
 """
 
 import json
@@ -31,7 +32,7 @@ class Record:
     Args:
         notebook: its name, such as 03_oti.
         parameters: the parameters that it declares and that decide its results, by name.
-        read: the digest of each record that it read, by notebook.
+        read: the digest of each record that it read, by notebook; "study/notebook" for one of another study.
         made: the folder of each artefact that later notebooks use, below the store's root, by the artefact's name.
         code: a digest of its code cells and of everything in the library that these reach.
         execution: date, device, seconds, memory, versions, and the parameters that change no result.
@@ -112,12 +113,14 @@ class Study:
     def read(self, notebook: str) -> Record:
         """Return a notebook's record, and note that the current notebook read it.
 
+        Args:
+            notebook: its name, or "study/notebook" for a record of another study in the same report root.
+
         Raises:
             MissingInput: if the record does not exist, or one of its artefacts.
             StaleInput: if the record, or one that it was made from, was made from a record that has changed since.
         """
-        record = self._current(notebook, self.notebook)
-        self._require_current(record)
+        record = self._read_current(notebook, self.notebook)[1]
         self.digests[notebook] = record.digest
         return record
 
@@ -142,11 +145,12 @@ class Study:
         return {name.partition("/")[2]: self.artefact(notebook, name) for name in names}
 
     def chain(self, notebook: str) -> dict[str, Record]:
-        """Return a notebook's record and all records it was made from, by notebook. Raises as `read` does."""
+        """Return a notebook's record and all of its study that it was made from, by notebook. Raises as `read` does."""
         record = self.read(notebook)
         records = {}
         for earlier in record.read:
-            records |= self.chain(earlier)
+            if self._owner(earlier)[0] is self:
+                records |= self.chain(earlier)
         return records | {notebook: record}
 
     def write(self, record: Record) -> None:
@@ -167,6 +171,11 @@ class Study:
         except (MissingInput, StaleInput) as problem:
             return str(problem)
         return ""
+
+    def _owner(self, name: str) -> tuple["Study", str]:
+        """Return the study that a record belongs to, and the notebook: this study, unless the name names another."""
+        study, _, notebook = name.rpartition("/")
+        return (Study(study, self.root, self.store, self.reports.parent / study) if study else self), notebook
 
     def _file(self, notebook: str) -> Path:
         return self.reports / FOLDER / f"{notebook}.json"
@@ -191,15 +200,27 @@ class Study:
             raise MissingInput(f"record {self._file(notebook)} is damaged; delete it and run {notebook} again.")
         return record
 
+    def _read_current(self, name: str, reader: str) -> tuple["Study", Record]:
+        """Return a record whose inputs are current, and the study that it belongs to. Raises as `read` does."""
+        owner, notebook = self._owner(name)
+        record = owner._current(notebook, reader)
+        try:
+            owner._require_current(record)
+        except (MissingInput, StaleInput) as problem:
+            if owner is self:
+                raise
+            raise type(problem)(f"study {owner.name}: {problem}") from problem
+        return owner, record
+
     def _require_current(self, record: Record) -> None:
         """Raise MissingInput or StaleInput unless a record's inputs are current and its artefacts exist."""
         for name, digest_read in record.read.items():
-            current = self._current(name, record.notebook)
-            self._require_current(current)  # first, so that the earliest notebook to run again is named
+            owner, current = self._read_current(name, record.notebook)  # the earliest notebook to run again is named
             if current.digest != digest_read:
-                earlier = self._load(self._earlier_file(name, digest_read))
-                change = next(self._changes(earlier, current), f"from an earlier run of {name}")
-                raise StaleInput(f"{record.notebook} was made {change}; run {record.notebook} again.")
+                earlier = owner._load(owner._earlier_file(current.notebook, digest_read))
+                change = next(owner._changes(earlier, current), f"from an earlier run of {name}")
+                place = "" if owner is self else f" in study {owner.name}"
+                raise StaleInput(f"{record.notebook} was made {change}{place}; run {record.notebook} again.")
         for artefact in record.made.values():
             if not (self.store.root / artefact).is_dir():
                 raise MissingInput(

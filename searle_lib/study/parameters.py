@@ -10,8 +10,10 @@ import importlib
 import io
 import json
 import math
+import re
 import tokenize
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,8 +48,9 @@ SETTINGS = {  # the class of which a parameter with this prefix is a field; it s
     "phi_": "searle.settings:PhiSettings",
     "fti_": "fti4cir.settings:Fti4CirSettings",
 }
-OPTIONAL_LISTS = ("images_to_invert",)  # lists that may be empty
+OPTIONAL_LISTS = ("images_to_invert", "seeds")  # lists that may be empty
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+_PUBLISHED = re.compile(r"\((?:SEARLE|FTI4CIR)[^:)]*: ([^,)\s]+)[,)]")  # as in "(SEARLE, oti-steps: 350)"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,16 @@ def read_declarations(notebooks: list[Path]) -> dict[str, Declaration]:
             else:
                 declarations[name] = Declaration(kind, default, comment, (path.stem,))
     return declarations
+
+
+def published_values(declarations: Mapping[str, Declaration]) -> dict[str, Value]:
+    """Return the published value of each parameter whose declaration states one, by name; places have none."""
+    values = {}
+    for name, declaration in declarations.items():
+        match = _PUBLISHED.search(declaration.help)
+        if match and declaration.kind is not list and name not in PLACES:
+            values[name] = declaration.kind(match[1])
+    return values
 
 
 def names_of_notebook(declarations: dict[str, Declaration], notebook: str) -> list[str]:
@@ -177,7 +190,7 @@ def _check_limits(name: str, value: Value, source: str) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} in {source} is {value}; it must be a finite number.")
-    limits = Seed if name == "seed" else PositiveInt if type(value) is int else None
+    limits = {"seed": Seed, "seeds": list[Seed]}.get(name) or (PositiveInt if type(value) is int else None)
     prefix = next((prefix for prefix in SETTINGS if name.startswith(prefix)), "")
     if prefix:
         module, _, class_name = SETTINGS[prefix].partition(":")
@@ -185,7 +198,7 @@ def _check_limits(name: str, value: Value, source: str) -> None:
         fields = typing.get_type_hints(settings, include_extras=True)
         limits = fields.get(name.removeprefix(prefix)) or fields.get(name) or limits
     try:
-        TypeAdapter(limits or type(value)).validate_python(value)
+        TypeAdapter(limits or type(value)).validate_python(value, strict=True)
     except ValidationError as problem:
         rule = problem.errors()[0]["msg"].replace("Input should be", "it must be")
         raise ValueError(f"{name} in {source} is {value!r}; {rule}.") from None

@@ -1,7 +1,8 @@
 """The run of a study: the notebooks it needs, in order, each by papermill unless nothing about it has changed.
 
 A notebook is unchanged if its parameters, the records it reads, its cells and the code they reach are those of its
-record, and its artefacts and its page still exist.
+record, and its artefacts and its page still exist. For each of the study's further seeds (`seeds`), a study of its own
+runs before 07_results, which reads its results.
 """
 
 import json
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from searle_lib.evaluation.seeds import require_distinct, study_of_seed
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
 from searle_lib.store.records import Record, Study
@@ -42,7 +44,7 @@ def run(
     overrides: list[str] | None = None,
     again: bool = False,
 ) -> Path:
-    """Run the changed notebooks of a study and render their pages; return the path of the index page.
+    """Run the changed notebooks of a study and render their pages; return the path of the front page.
 
     Args:
         file: the study's parameter file.
@@ -77,6 +79,8 @@ def run(
     with closing(runner):
         for path in selection:
             own = {name: values[name] for name in parameters.names_of_notebook(declarations, path.stem)}
+            if path.stem == "07_results" and not only and not reasons[path]:
+                _run_seeds(file, values, overrides or [], again and not first, console)
             if reasons[path]:
                 console.print(f"{path.stem:<14}         skipped, since {reasons[path]}")
             elif not again and is_unchanged(study, path, own, values["methods"]):
@@ -84,13 +88,23 @@ def run(
             else:
                 _require_methods(study, path.stem, values["methods"])
                 runner.run(path, own)
-    index = study.reports / "index.html"
-    if runner.executed or not index.is_file():
-        from searle_lib.reporting import pages  # imports nbconvert, which takes seconds
+    front_page = study.reports / "index.html"
+    if runner.executed or not front_page.is_file():
+        from searle_lib.study import site  # imports nbconvert, which takes seconds
 
-        stale_pages.mark_stale(study)
-        pages.index(study.reports, study.name, notebooks)
-    return index
+        site.write(study, notebooks, declarations)
+    return front_page
+
+
+def render(file: Path, overrides: list[str] | None = None) -> Path:
+    """Render all pages of a study again without running a notebook; return the path of the front page."""
+    from searle_lib.study import site
+
+    root = workspace.project_root()
+    notebooks = workspace.notebooks(root)
+    declarations = parameters.read_declarations(notebooks)
+    study = workspace.find_study(_values(root, file, declarations, overrides or []))
+    return site.render(study, notebooks, declarations)
 
 
 def is_unchanged(study: Study, path: Path, values: Mapping, methods: list[str]) -> bool:
@@ -142,10 +156,21 @@ def print_main_table(study: Study) -> None:
     print(f"CLIP {clip['name']}, sha256 of its weights {clip['sha256'][:12]}")
 
 
+def _run_seeds(file: Path, values: Mapping, overrides: list[str], again: bool, console: Console) -> None:
+    """Run the study of each further seed; it finds everything that does not depend on chance in the store."""
+    for seed in values["seeds"]:
+        name = study_of_seed(values["study"], seed)
+        console.print(f"seed {seed}: study {name}")
+        run(file, overrides=[*overrides, f"study={name}", f"seed={seed}", "seeds=[]"], again=again)
+    if values["seeds"]:
+        console.print(f"seed {values['seed']}: study {values['study']}")
+
+
 def _values(root: Path, file: Path, declarations: Mapping, overrides: list[str]) -> dict:
     """Return all checked parameters of a study: defaults, the file's, overrides, and images_to_invert."""
     stated = parameters.read(Path(file), declarations, overrides)
     values = parameters.defaults(declarations) | {"study": Path(file).stem} | stated
+    require_distinct(values["seed"], values["seeds"], str(file))
     study = workspace.find_study(values)
     if "images_to_invert" not in stated:
         needed = plan.images_to_invert(values | {"oti_root": study.path(values["oti_root"])})

@@ -21,7 +21,7 @@ from types import TracebackType
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
 from searle_lib.store.artefacts import Store
-from searle_lib.store.records import Record, Study
+from searle_lib.store.records import FOLDER, Record, Study
 from searle_lib.study import parameters
 
 WORLDS = ("miniature", "real")
@@ -135,6 +135,23 @@ def find_study(values: Mapping, command: str = "") -> Study:
     root = project_root()
     artefacts, reports = _folders(root, values)
     return Study(values["study"], root, Store(artefacts), reports / values["study"], command)
+
+
+def load_study(name: str, report_root: str = "reports") -> Study:
+    """Return a study that has run, by its name, for a notebook or script of one's own.
+
+    Raises FileNotFoundError if the study has no records in `report_root`.
+    """
+    places = {"study": name, "report_root": report_root, "artefact_root": ""}
+    study = find_study(places)
+    records = [study.find(path.stem) for path in notebooks(study.root)]
+    settings = next((record.values for record in records if record), None)
+    if settings is None:
+        folder = study.reports.parent
+        names = sorted(path.parent.name for path in folder.glob(f"*/{FOLDER}"))
+        remedy = f"choose one of {', '.join(names)}" if names else "run the study, or correct report_root"
+        raise FileNotFoundError(f"{folder} holds no records of a study {name}; {remedy}.")
+    return find_study(places | {"artefact_root": settings["artefact_root"]})
 
 
 def draw_world(root: Path, values: Mapping) -> Path:

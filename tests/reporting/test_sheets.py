@@ -14,10 +14,11 @@ def circo(world):
     return benchmark
 
 
-def rankings_of(benchmark, best, method="SEARLE"):
-    """Rankings in which every query has the same best images."""
+def rankings_of(benchmark, best, method="SEARLE", rank=0):
+    """Rankings in which every query has the same best images, and its target at the same rank."""
     names = {name: getattr(benchmark, name) for name in ("dataset", "split", "category")}
-    return pd.DataFrame([names | {"method": method, "query": q, "best": best} for q in benchmark.queries["query"]])
+    names |= {"method": method, "best": best, "scores": [0.9 - i / 1000 for i in range(len(best))], "rank": rank}
+    return pd.DataFrame([names | {"query": query} for query in benchmark.queries["query"]])
 
 
 def test_a_sheet_marks_hits_and_misses(circo):
@@ -28,6 +29,28 @@ def test_a_sheet_marks_hits_and_misses(circo):
     assert re.findall(r'<figure class="(hit|miss)">', first) == ["hit", "miss", "miss", "miss", "miss"]
     assert first.count('<figure class="reference">') == 1
     assert first.count('<figure class="target">') == min(len(targets), sheets.MAX_TARGETS)
+
+
+def test_an_image_names_its_method_rank_cosine_and_id(circo):
+    target, other = circo.queries["ground_truths"][0][0], "000000<1>"
+    circo.gallery.loc[circo.gallery["image"] != target, "image"] = other
+    circo.queries.at[0, "reference"] = other
+    circo.queries.at[0, "ground_truths"] = [target]
+    html = sheets.retrieved(benchmarks.Example(circo, 0), rankings_of(circo, [other, target])).data
+    assert re.findall("<title>(.*?)</title>", html, re.S) == [
+        "reference\n000000&lt;1&gt;",
+        f"target\n{target}",
+        "SEARLE, rank 1, miss\ncosine 0.900\n000000&lt;1&gt;",
+        f"SEARLE, rank 2, hit\ncosine 0.899\n{target}",
+    ]
+
+
+@pytest.mark.parametrize("rank, note", [(4, ""), (5, "target at 6"), (1999, "target at 2,000"), (-1, "")])
+def test_a_row_without_a_hit_ends_with_the_rank_of_the_target(circo, rank, note):
+    html = sheets.retrieved(
+        benchmarks.Example(circo, 0), rankings_of(circo, circo.gallery["image"][:5], rank=rank)
+    ).data
+    assert re.findall('<div class="note">(.*?)</div>', html) == [note]
 
 
 def test_targets_beyond_the_first_five_are_counted(circo):
@@ -65,6 +88,13 @@ def test_a_thumbnail_is_small_and_its_caption_is_escaped(tmp_path):
     html = sheets.strip([tmp_path / "wide.png"], ["a <b>caption</b>"]).data
     assert "a &lt;b&gt;caption&lt;/b&gt;" in html and str(tmp_path) not in html
     assert len(sheets.data_uri(tmp_path / "wide.png")) < 1000
+
+
+def test_a_strip_shows_images_as_well_as_files(tmp_path):
+    image = Image.new("RGB", (40, 40), "red")
+    image.save(tmp_path / "red.png")
+    (from_image, from_file) = (sheets.strip([source], ["red"]).data for source in (image, tmp_path / "red.png"))
+    assert from_image == from_file
 
 
 def test_a_strip_of_nothing_says_so():

@@ -18,7 +18,7 @@ def project(world, tmp_path_factory):
     return make_project(tmp_path_factory.mktemp("project"), world)
 
 
-@pytest.mark.parametrize("notebook", ["03_oti", "04_phi", "06_retrieval", "07_results"])
+@pytest.mark.parametrize("notebook", ["03_oti", "07_results"])
 def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, notebook):
     folder = make_project(tmp_path / "project", world)
     ran = command(folder, "run", "params/quick.yaml", "--only", notebook)

@@ -132,7 +132,7 @@ def test_notebooks_are_committed_as_a_reader_wants_them():
         assert "study.write_record()" in code[-1].source, name
 
 
-@pytest.mark.parametrize("name", ["index", *NOTEBOOKS])
+@pytest.mark.parametrize("name", ["index", "explorer", *NOTEBOOKS])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_open_from_disk_without_network_or_errors_and_nothing_is_cut_off(project, browser, name, width):
     folder, _ = project
@@ -165,8 +165,8 @@ def test_parameters_are_folded_until_a_reader_opens_them(project, browser):
     page = browser.new_page()
     page.goto(f"file://{folder}/reports/quick/03_oti.html")
     declaration = page.get_by_text("optimisation steps an image")
-    assert page.locator("details").count() == 1 and not declaration.is_visible()
-    page.locator("summary").click()
+    assert page.locator("details.parameters").count() == 1 and not declaration.is_visible()
+    page.locator("details.parameters > summary").click()
     assert declaration.is_visible()
     page.close()
 
@@ -180,13 +180,17 @@ def test_a_page_leads_to_the_ones_before_and_after_it(project, browser):
     page.close()
 
 
-def test_the_index_links_every_page_and_file(project, browser):
+def test_the_front_page_links_every_page_and_file(project, browser):
     folder, _ = project
     page = browser.new_page()
     page.goto(f"file://{folder}/reports/quick/index.html")
     links = page.eval_on_selector_all("a", "links => links.map(a => a.href)")
-    assert len(links) == 7 + 3 + 18
-    assert all(Path(link.removeprefix("file://").replace("%2B", "+")).is_file() for link in links)
+    names = {link.removeprefix("file://").partition("#")[0].replace("%2B", "+") for link in links}
+    assert all(Path(name).is_file() for name in names), names
+    reports = folder / "reports" / "quick"
+    files = [reports / "explorer.html", reports / "results.csv", *(reports / f"{name}.html" for name in NOTEBOOKS)]
+    files += [*reports.glob("submissions/*.json"), *reports.glob("tables/*")]
+    assert len(files) == 9 + 18 + 24 and {str(file) for file in files} <= names
     page.close()
 
 
