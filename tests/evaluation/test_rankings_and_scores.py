@@ -20,14 +20,14 @@ from searle_lib.backbone.model import keep_clip
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import annotations, benchmarks
 from searle_lib.data.images import Reader
-from searle_lib.evaluation import composers, rankings, scores, validation
+from searle_lib.evaluation import composers, query_words, rankings, scores, validation
 from searle_lib.evaluation.composers import Sources
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.fti4cir import network, patches
 from searle_lib.fti4cir.network import Fti4Cir, TrainedNetwork, Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.releases import searle_files
-from searle_lib.searle import oti, phi
+from searle_lib.searle import nearest_names, oti, phi
 from searle_lib.searle.phi import Phi, TrainedPhi
 from searle_lib.servers import submissions
 from searle_lib.store import checkpoints
@@ -150,6 +150,21 @@ def test_scores_equal_a_walk_down_sorted_names(study):
             got = {(row.query, row.metric): row.value for row in plain.itertuples()}
             assert got == pytest.approx(expected, abs=1e-9)
             assert set(table["method"]) == {method} and set(table["dataset"]) == {benchmark.protocol.title}
+
+
+def test_a_ranking_table_has_the_cosines_of_its_images_and_the_rank_of_the_first_target(study):
+    for benchmark, ranked, composed in everything(study):
+        gallery, query = study[2][benchmark.gallery_name], benchmark.queries.iloc[1]
+        vector = composed["SEARLE"].compose([query["reference"]], [query["sentences"]])[0]
+        cosines = dict(zip(benchmark.gallery["image"], (gallery.unit @ vector).tolist(), strict=True))
+        order = sorted(cosines, key=cosines.get, reverse=True)
+        if benchmark.protocol.excludes_reference:
+            order.remove(query["reference"])
+        row = rankings.ranking_table(benchmark, ranked["SEARLE"], "SEARLE").iloc[1]
+        assert list(row["best"]) == order[: len(row["best"])]
+        assert list(row["scores"]) == pytest.approx([cosines[image] for image in row["best"]], abs=1e-5)
+        expected = min(map(order.index, query["ground_truths"]), default=-1)  # secret targets have no rank
+        assert row["rank"] == expected
 
 
 def test_circo_scores_again_under_each_aspect_of_a_query(study):
@@ -585,3 +600,26 @@ def test_rankings_are_made_anew_for_another_composer_and_for_nothing_else(study,
     other = dataclasses.replace(sources.pseudo_words, key="other")
     folders = [folder_of(tokens) for tokens in (sources.pseudo_words, other, sources.pseudo_words)]
     assert folders[0] == folders[2] != folders[1]
+
+
+def test_the_names_of_a_reference_are_those_nearest_to_each_methods_pseudo_word(copied, tiny, monkeypatch):
+    monkeypatch.setattr(nearest_names, "FREQUENT_WORDS", 30)
+    by_split, _ = load(copied, tiny)
+    sixth = study_of(copied, "06_retrieval")
+    query_words.keep_names(sixth, tiny, by_split)
+    leave_record(sixth)
+    table = query_words.read_names(study_of(copied, "07_results"))
+    assert set(table["method"]) == {"SEARLE", "SEARLE-OTI", "FTI4CIR"} and set(table["dataset"]) == {"CIRR", "CIRCO"}
+    names = nearest_names.comparison_names(sixth)
+    for row in table.groupby(["dataset", "method"]).head(2).itertuples():
+        word = by_split[f"{row.dataset.lower()}/val"][row.method].subject_words([row.reference])
+        assert [list(row.names)] == nearest_names.nearest_names(tiny, word, names, 3)
+
+
+def test_other_pseudo_words_have_names_of_their_own(copied, tiny, monkeypatch):
+    monkeypatch.setattr(nearest_names, "FREQUENT_WORDS", 30)
+    sixth, keys = study_of(copied, "06_retrieval"), []
+    for methods in (["SEARLE"], ["SEARLE-OTI"], ["Image-only"], ["SEARLE"]):
+        query_words.keep_names(sixth, tiny, load(copied, tiny, methods)[0])
+        keys.append(sixth.made["nearest-names"])
+    assert keys[0] == keys[3] and len(set(keys)) == 3

@@ -93,7 +93,7 @@ NO_CHANGES = {
         "CLIP's input pixels from images",
     ),
     "an error's sentence": ("searle.oti", "is not finite; lower ", "is no number; lower "),
-    "a table of results": ("reporting.tables", "Percent; below each value", "Percent; under each value"),
+    "a table of results": ("reporting.tables", "Percent; with each value", "Percent; under each value"),
     "a download": ("releases.downloads", "def fetch(", "def fetch(more, "),
     "how artefacts are kept": ("store.artefacts", "FORMAT = 4", "FORMAT = 5"),
     "how rows are kept": ("store.shards", "def run(", "def run(more, "),

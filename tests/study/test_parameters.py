@@ -229,3 +229,10 @@ def test_the_published_studies_leave_nothing_to_the_miniature_defaults(known, fi
     values["images_to_invert"] = plan.images_to_invert(values)  # as `run` does
     without = () if "FTI4CIR" in values["methods"] else ("fti_", "blip_", "caption")
     assert {name for name in known if not name.startswith(without)} <= set(values)
+
+
+def test_published_values_are_read_from_the_declarations(known):
+    published = parameters.published_values(known)
+    assert published["oti_steps"] == 350 and published["fti_learning_rate"] == 4e-5
+    assert published["clip_model"] == "ViT-B/32" and published["caption_split"] == "reference"
+    assert not {"study", "data_root", "artefact_root", "datasets", "methods", "bootstrap_resamples"} & set(published)

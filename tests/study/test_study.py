@@ -194,6 +194,19 @@ def test_the_front_page_links_every_page_and_file(project, browser):
     page.close()
 
 
+def test_every_page_is_rendered_again_without_running_anything(project, tmp_path):
+    folder = shutil.copytree(project[0], tmp_path / "project", symlinks=True)
+    reports, names = folder / "reports" / "quick", ["index", "explorer", *NOTEBOOKS]
+    records = {path: path.read_bytes() for path in reports.glob("records/*.json")}
+    for name in names:
+        (reports / f"{name}.html").unlink()
+    done = command(folder, "render", "params/quick.yaml")
+    assert done.returncode == 0 and done.stdout.strip() == str(reports / "index.html"), done.stderr
+    assert all((reports / f"{name}.html").is_file() for name in names)
+    assert records == {path: path.read_bytes() for path in reports.glob("records/*.json")}
+    assert set(run(folder).values()) == {"unchanged"}
+
+
 def test_the_parameters_of_a_run_that_differ_are_on_its_page(project):
     folder, _ = project
     html = (folder / "reports" / "quick" / "03_oti.html").read_text()
