@@ -13,11 +13,10 @@ from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import PROTOCOLS, Benchmark
-from searle_lib.evaluation.intervals import AVERAGE, TITLES, Resampled
+from searle_lib.evaluation.intervals import AVERAGE, TITLES, Resampled, draw_means
 from searle_lib.evaluation.rankings import DEPTH
 from searle_lib.evaluation.scores import ASPECT_METRIC
 from searle_lib.evaluation.significance import LEAD
-from searle_lib.store import randomness
 from searle_lib.store.records import Study
 
 COLUMNS = ["dataset", "group", "queries", "method", "metric", "value", "ci_low", "ci_high"]
@@ -152,7 +151,7 @@ def rank_pairs(rankings: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
             raise ValueError(f"there are no rankings of {method}; choose from {', '.join(methods)}.")
     keys = ["dataset", "category", "query"]
     ranks = [table.loc[table["method"] == method, [*keys, "rank"]] for method in (first, second)]
-    ranks = [of.rename(columns={"rank": name}) for of, name in zip(ranks, ("first", "second"), strict=True)]
+    ranks = [part.rename(columns={"rank": name}) for part, name in zip(ranks, ("first", "second"), strict=True)]
     return ranks[0].merge(ranks[1], on=keys)
 
 
@@ -189,10 +188,5 @@ def resample_groups(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator
     for (dataset, split, group), rows in scores.groupby(["dataset", "split", "group"], sort=False):
         table = rows.pivot(index=["category", "query"], columns=["method", "metric"], values="value")
         table = table[pd.MultiIndex.from_frame(rows[["method", "metric"]].drop_duplicates())]  # the study's order
-        queries = len(table)
-        if table.isna().any(axis=None):
-            method, metric = table.columns[table.isna().any()][0]
-            raise ValueError(f"{dataset} has queries without {metric} of {method}; run 06_retrieval again.")
-        key = randomness.keys(seed, "bootstrap", [f"{TITLES[dataset]}/{split}/{group}"])[0]
-        weights = np.random.default_rng(key).multinomial(queries, np.full(queries, 1 / queries), size=resamples)
-        yield Resampled(dataset, split, group, table.mean(), weights @ table.to_numpy() / queries, queries)
+        draws = draw_means(table, f"{TITLES[dataset]}/{split}/{group}", resamples, seed)
+        yield Resampled(dataset, split, group, table.mean(), draws, len(table))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.evaluation import significance
-from searle_lib.evaluation.intervals import MAIN
+from searle_lib.evaluation.intervals import MAIN, signed
 from searle_lib.evaluation.scores import read_scores
 from searle_lib.store.records import Study
 
@@ -178,12 +178,6 @@ def text_table(table: pd.DataFrame, first: str, second: str) -> str:
         marks = [("●" if row.matters else "○") if row.certain else "" for row in table.itertuples()]
         columns |= {"95 % interval": intervals, "p": table["p_holm"].map(p_text).where(tested, ""), " ": marks}
     return pd.DataFrame(columns).to_string(index=False)
-
-
-def signed(points: float) -> str:
-    """Return points with their sign and one decimal; zero has no sign."""
-    text = f"{points:+.1f}"
-    return "0.0" if float(text) == 0 else text
 
 
 def p_text(p: float) -> str:

@@ -165,15 +165,36 @@ def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resamp
             yield _average([samples[category] for category in categories])
 
 
-def _resample(scores: pd.DataFrame, dataset: str, split: str, category: str, resamples: int, seed: int) -> Resampled:
-    table = scores.pivot(index="query", columns=["method", "metric"], values="value")
-    name, queries = f"{dataset}/{split}/{category}", len(table)
+def draw_means(table: pd.DataFrame, name: str, resamples: int, seed: int) -> np.ndarray:
+    """Return the means [resamples, columns] of a table over bootstrap resamples of its rows, the queries.
+
+    Args:
+        table: a score per query (row), method and metric (columns).
+        name: of the set of queries; with the seed it decides the resamples.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if a method lacks a score of a query.
+    """
     if table.isna().any(axis=None):
         method, metric = table.columns[table.isna().any()][0]
         raise ValueError(f"{name} has queries without {metric} of {method}; run 06_retrieval again.")
-    random = np.random.default_rng(randomness.keys(seed, "bootstrap", [name])[0])
+    queries, random = len(table), np.random.default_rng(randomness.keys(seed, "bootstrap", [name])[0])
     weights = random.multinomial(queries, np.full(queries, 1 / queries), size=resamples)  # [resamples, queries]
-    return Resampled(dataset, split, category, table.mean(), weights @ table.to_numpy() / queries, queries)
+    return weights @ table.to_numpy() / queries
+
+
+def signed(points: float) -> str:
+    """Return points with their sign and one decimal; zero has no sign."""
+    text = f"{points:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
+def _resample(scores: pd.DataFrame, dataset: str, split: str, category: str, resamples: int, seed: int) -> Resampled:
+    table = scores.pivot(index="query", columns=["method", "metric"], values="value")
+    draws = draw_means(table, f"{dataset}/{split}/{category}", resamples, seed)
+    return Resampled(dataset, split, category, table.mean(), draws, len(table))
 
 
 def _average(samples: list[Resampled]) -> Resampled:

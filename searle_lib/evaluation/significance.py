@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from searle_lib.data.benchmarks import PROTOCOLS
-from searle_lib.evaluation.intervals import AVERAGE, MAIN, TITLES, Resampled, resample
+from searle_lib.evaluation.intervals import AVERAGE, MAIN, TITLES, Resampled, resample, signed
 from searle_lib.store import randomness
 
 COLUMNS = [
@@ -125,7 +125,7 @@ def matrix(pairs: pd.DataFrame, dataset: str, metric: str) -> pd.DataFrame:
     table = pd.DataFrame("", index=methods, columns=methods)
     for (*_, row, column), pair in _both_ways(rows).iterrows():
         mark = ("●" if pair["matters"] else "○") if pair["certain"] else ""
-        table.loc[row, column] = f"{_signed(pair['difference'])} {mark}".rstrip()
+        table.loc[row, column] = f"{signed(pair['difference'])} {mark}".rstrip()
     return table
 
 
@@ -283,14 +283,8 @@ def _only_method(dataset: str, metric: str, means: pd.Series, group: list[str], 
 
 def _interval(pair: pd.Series) -> str:
     """As in "+4.7 [1.4, 8.0]"."""
-    low, high = (_signed(pair[name]).removeprefix("+") for name in ("low", "high"))
-    return f"{_signed(pair['difference'])} [{low}, {high}]"
-
-
-def _signed(points: float) -> str:
-    """One decimal with its sign; zero has none."""
-    text = f"{points:+.1f}"
-    return "0.0" if text[1:] == "0.0" else text
+    low, high = (signed(pair[name]).removeprefix("+") for name in ("low", "high"))
+    return f"{signed(pair['difference'])} [{low}, {high}]"
 
 
 def _join(names: Sequence[str]) -> str:

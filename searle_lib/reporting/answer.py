@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from searle_lib.evaluation import composition, significance
+from searle_lib.evaluation.intervals import signed
 from searle_lib.evaluation.significance import LEAD
 from searle_lib.reporting import figures
 
@@ -134,5 +135,4 @@ def _difference(pair: tuple) -> dict:
 
 def _signed(points: float) -> str:
     """Return points with a sign and one decimal; zero has no sign, and a minus is as wide as a plus."""
-    text = f"{points:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return signed(points).replace("-", "−")

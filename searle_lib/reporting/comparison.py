@@ -10,6 +10,7 @@ import pandas as pd
 
 from searle_lib.evaluation import comparisons
 from searle_lib.evaluation.comparisons import Numbers
+from searle_lib.evaluation.intervals import signed
 from searle_lib.evaluation.significance import MARKS
 from searle_lib.reporting import figures, run_facts, templates
 from searle_lib.reporting.answer import OTHER_COLOUR
@@ -93,13 +94,13 @@ def _row(row: tuple, reach: float) -> dict:
     tested = row.p_holm == row.p_holm  # NaN where the studies are not paired, or no query differs
     mark = ("●" if row.matters else "○") if row.certain else ""
     side = ("higher" if row.difference > 0 else "lower") if row.certain else "level"
-    low, high = (comparisons.signed(points) for points in (row.low, row.high)) if tested else ("", "")
+    low, high = (signed(points) for points in (row.low, row.high)) if tested else ("", "")
     return {
         "method": row.method,
         "colour": figures.COLOURS.get(row.method, OTHER_COLOUR),
         "first": f"{row.first:.1f}",
         "second": f"{row.second:.1f}",
-        "difference": comparisons.signed(row.difference),
+        "difference": signed(row.difference),
         "interval": f"[{low}, {high}]" if tested else "",
         "queries": f"{row.won:.0f} / {row.tied:.0f} / {row.lost:.0f}" if tested else "",
         "p": comparisons.p_text(row.p_holm) if tested else "",

@@ -120,14 +120,14 @@ def composition(classes: pd.DataFrame) -> HTML:
     shares = queries.shares(classes).pivot(index="dataset", columns="kind", values="share")
     shares = shares.loc[classes["dataset"].unique(), list(KINDS)]
     with _canvas(3.8, 0.55 + 0.3 * len(shares)) as (figure, axes):
-        lefts = np.zeros(len(shares))
+        starts = np.zeros(len(shares))
         for kind, colour in KINDS.items():
-            axes.barh(shares.index, shares[kind], left=lefts, color=colour, height=0.62, label=kind)
+            axes.barh(shares.index, shares[kind], left=starts, color=colour, height=0.62, label=kind)
             ink = "white" if kind == "composed" else "black"
-            for row, (left, share) in enumerate(zip(lefts, shares[kind], strict=True)):
+            for row, (start, share) in enumerate(zip(starts, shares[kind], strict=True)):
                 label = f"{share:.0f} %" if share >= 8 else ""  # a narrower part has no room for its number
-                axes.text(left + share / 2, row, label, ha="center", va="center", color=ink)
-            lefts += shares[kind].to_numpy()
+                axes.text(start + share / 2, row, label, ha="center", va="center", color=ink)
+            starts += shares[kind].to_numpy()
         axes.set(xlim=(0, 100), xticks=[])
         axes.invert_yaxis()
         sns.despine(ax=axes, bottom=True, left=True)

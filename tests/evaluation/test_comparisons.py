@@ -212,7 +212,7 @@ def test_the_largest_difference_of_each_method_is_over_all_numbers(pair):
 
 @pytest.mark.parametrize(("points", "text"), [(1.25, "+1.2"), (-0.04, "0.0"), (0.0, "0.0"), (-0.06, "-0.1")])
 def test_points_have_a_sign_unless_they_are_zero(points, text):
-    assert comparisons.signed(points) == text
+    assert intervals.signed(points) == text
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.00005, "< 0.001"), (0.0005, "0.001"), (1.0, "1.000")])
