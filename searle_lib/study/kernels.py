@@ -8,7 +8,6 @@ import os
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from jupyter_client.manager import AsyncKernelManager
@@ -17,21 +16,32 @@ from nbclient.util import run_sync
 IMPORTS = ("searle_lib.evaluation.scores", "searle_lib.reporting.figures")  # slow; the notebook gets no name of theirs
 
 
-def ready_kernels(root: Path, count: int) -> Iterator[AsyncKernelManager]:
-    """Yield up to `count` kernels in the folder `root`; while one is in use, the next gets ready.
+class ReadyKernels:
+    """Up to `count` kernels in the folder `root`. While one is in use, the next gets ready."""
 
-    Closing the iterator ends every kernel that still runs.
-    """
-    current = following = None
-    try:
-        for remaining in reversed(range(count)):
-            current, following = following or _start(root), _start(root) if remaining else None
-            yield current
-    finally:
-        for kernel in (current, following):
-            if kernel and kernel.has_kernel:
+    def __init__(self, root: Path, count: int):
+        self.root, self.remaining = root, count
+        self.kernels: list[AsyncKernelManager] = []  # the one in use and the one that gets ready
+        self._start_next()
+
+    def take(self) -> AsyncKernelManager:
+        """Return the kernel that got ready, and start the next one."""
+        kernel = self.kernels[-1]
+        self.kernels = [kernel]  # the one before ended with its notebook
+        self._start_next()
+        return kernel
+
+    def close(self) -> None:
+        """End every kernel that still runs."""
+        for kernel in self.kernels:
+            if kernel.has_kernel:
                 run_sync(kernel.signal_kernel)(signal.SIGTERM)  # shutdown_kernel alone interrupts it, with a traceback
                 run_sync(kernel.shutdown_kernel)(now=True)
+
+    def _start_next(self) -> None:
+        if self.remaining:
+            self.remaining -= 1
+            self.kernels.append(_start(self.root))
 
 
 def _start(root: Path) -> AsyncKernelManager:

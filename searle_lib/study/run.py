@@ -8,10 +8,12 @@ runs before 07_results, which reads its results.
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -22,6 +24,9 @@ from searle_lib.reporting import stale_pages
 from searle_lib.store import code
 from searle_lib.store.records import Record, Study
 from searle_lib.study import parameters, plan, workspace
+
+if TYPE_CHECKING:
+    from searle_lib.study.kernels import ReadyKernels
 
 ENVIRONMENT = {  # of the notebooks' kernels
     "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
@@ -72,11 +77,13 @@ def run(
         record = study.find(path.stem)
         if record and not reasons[path]:
             _require_same_values(record, values, file)
-    workspace.draw_world(root, values)
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     console = Console(highlight=False)
     runner = _Runner(root, study, console, len(selection))
     with closing(runner):
+        if workspace.lacks_world(root, values):
+            runner.prepare()  # the first kernel imports while the world is drawn
+        workspace.draw_world(root, values)
         for path in selection:
             own = {name: values[name] for name in parameters.names_of_notebook(declarations, path.stem)}
             if path.stem == "07_results" and not only and not reasons[path]:
@@ -216,22 +223,30 @@ class _Runner:
 
     def __init__(self, root: Path, study: Study, console: Console, count: int):
         self.root, self.study, self.console, self.count = root, study, console, count
-        self.kernels: Iterator | None = None
+        self.kernels: ReadyKernels | None = None
         self.executed: list[str] = []
         self.pages: list[Future] = []
         self.pool = ThreadPoolExecutor(1)
 
+    def prepare(self) -> None:
+        """Start the first kernel, unless it runs."""
+        if self.kernels is None:
+            from searle_lib.study.kernels import ReadyKernels
+
+            self.study.reports.mkdir(parents=True, exist_ok=True)
+            self.kernels = ReadyKernels(self.root, self.count)
+
     def run(self, path: Path, values: Mapping) -> None:
         """Run a notebook with a progress line, and start to render its page. Raises NotebookFailed if it stops."""
+        self.prepare()
         from searle_lib.reporting import pages  # these import nbconvert and papermill, which takes seconds
-        from searle_lib.study import execution, kernels
+        from searle_lib.study import execution
 
-        if self.kernels is None:
-            self.study.reports.mkdir(parents=True, exist_ok=True)
-            self.kernels = kernels.ready_kernels(self.root, self.count)
+        if not self.executed:
+            self.pool.submit(import_module, "searle_lib.study.site")  # ready when the front page is due
         output, line = self.study.reports / path.name, _Line(path.stem)
         with Live(get_renderable=line, console=self.console, refresh_per_second=4, transient=True):
-            problem = execution.execute(path, output, values, next(self.kernels), line.show)
+            problem = execution.execute(path, output, values, self.kernels.take(), line.show)
         if problem:
             raise NotebookFailed(f"{path.stem} stopped: {problem}")
         line.show("done")

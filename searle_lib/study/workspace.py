@@ -154,6 +154,11 @@ def load_study(name: str, report_root: str = "reports") -> Study:
     return find_study(places | {"artefact_root": settings["artefact_root"]})
 
 
+def lacks_world(root: Path, values: Mapping) -> bool:
+    """Return whether `draw_world` has to draw the miniature world from nothing."""
+    return values["world"] == "miniature" and not (root / Path(values["data_root"]).expanduser()).exists()
+
+
 def draw_world(root: Path, values: Mapping) -> Path:
     """Return the data root; if `world` is "miniature", draw the miniature world there unless it exists."""
     data = root / Path(values["data_root"]).expanduser()

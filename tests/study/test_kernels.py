@@ -28,8 +28,8 @@ def ask(kernel, question):
 
 
 def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
-    ready = kernels.ready_kernels(tmp_path, 3)
-    first, second = next(ready), next(ready)
+    ready = kernels.ReadyKernels(tmp_path, 3)
+    first, second = ready.take(), ready.take()
     assert len(running_kernels()) == 3  # the third gets ready
     question = "'searle_lib.evaluation.scores' in sys.modules, 'torch' in globals(), os.getcwd()"
     assert ask(second, question) == (True, False, str(tmp_path))
@@ -39,8 +39,8 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
 
 
 def test_no_kernel_gets_ready_behind_the_last(tmp_path):
-    ready = kernels.ready_kernels(tmp_path, 1)
-    next(ready)
+    ready = kernels.ReadyKernels(tmp_path, 1)
+    ready.take()
     assert len(running_kernels()) == 1
     ready.close()
     assert running_kernels() == []
