@@ -1,23 +1,77 @@
-"""The training loop that φ and FTI4CIR share: epochs, the optimizer, checkpoints, the log, and Comet.
+"""What φ and FTI4CIR share: the training loop with its checkpoints and log, and the trained network in the store.
 
 The training of a method is a subclass of `Training` with its own `train_epoch`. `run` writes checkpoints and the log to
 a folder. Every epoch has its own stream of random numbers, so a training that was interrupted ends with the same bytes.
 """
 
 import importlib.util
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from searle_lib.store import checkpoints, randomness
+from searle_lib.store.artefacts import Store, write_json
 
 Row = dict[str, float]
+Weights = dict[str, Tensor]
+WEIGHTS = "weights.safetensors"
+EPOCH = "epoch.json"  # the epoch of the weights, in the same folder
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that is ready for use.
+
+    Args:
+        module: the network, in eval mode and frozen.
+        key: the key of its artefact.
+        epoch: the epoch of its training, 0 if it was imported.
+    """
+
+    module: nn.Module
+    key: str
+    epoch: int
+
+
+def load_network(folder: Path, build: Callable[[Weights], nn.Module]) -> TrainedNetwork:
+    """Read the network that `keep_network` left in an artefact's folder."""
+    epoch = json.loads((folder / EPOCH).read_text(encoding="utf-8"))["epoch"]
+    return TrainedNetwork(build(load_file(folder / WEIGHTS)), folder.name.rpartition("-")[2], epoch)
+
+
+def keep_network(
+    store: Store,
+    name: str,
+    facts: dict,
+    weights: Callable[[], Weights],
+    build: Callable[[Weights], nn.Module],
+    **about: float,
+) -> TrainedNetwork:
+    """Return a network for use, kept in the store.
+
+    Args:
+        store: keeps the network.
+        name: of the artefact.
+        facts: what determines the weights.
+        weights: returns the weights; called only if the store lacks them.
+        build: makes the network of weights, in eval mode and frozen.
+        about: what is recorded beside the weights: the epoch, and the dropout of the training.
+    """
+
+    def make(folder: Path) -> None:
+        checkpoints.save_weights(weights(), folder / WEIGHTS)
+        write_json(folder / EPOCH, about)
+
+    return store.keep(name, facts, make).read(lambda folder: load_network(folder, build))
 
 
 class Training(ABC):

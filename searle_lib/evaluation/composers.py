@@ -24,8 +24,8 @@ from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.network import Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.searle import oti, phi
-from searle_lib.searle.phi import TrainedPhi
 from searle_lib.store.records import Study
+from searle_lib.training import TrainedNetwork
 
 PROMPT = "a photo of $ that {}"
 BATCH = 256  # texts that FTI4CIR encodes at once
@@ -61,7 +61,7 @@ class Sources:
     backbone: Backbone
     embeddings: Embeddings
     pseudo_words: Embeddings | None = None
-    trained_phi: TrainedPhi | None = None
+    trained_phi: TrainedNetwork | None = None
     image_words: ImageWords | None = None
 
 
@@ -99,7 +99,7 @@ class Searle:
     """A sentence about the pseudo-word that φ predicts for the reference (SEARLE, section 3.3)."""
 
     def __init__(self, sources: Sources):
-        self.backbone, self.embeddings, self.phi = sources.backbone, sources.embeddings, sources.trained_phi.phi
+        self.backbone, self.embeddings, self.phi = sources.backbone, sources.embeddings, sources.trained_phi.module
         self.key = f"searle {sources.trained_phi.key}"
 
     def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:

@@ -253,7 +253,7 @@ def _composer(retriever: Retriever, query: Query, vector: Embeddings, method: st
         sources = replace(sources, trained_phi=phi.read(study, clip))
     elif needs == "05_fti4cir":
         table = pd.DataFrame({"image": [query.reference], "path": [str(query.path)]})
-        parts, model = study.settings("05_fti4cir")["fti_words"], network.read(study, clip).model
+        parts, model = study.settings("05_fti4cir")["fti_words"], network.read(study, clip).module
         words = patches.predict_words(clip, model, table, images.DEFAULT_READER, parts)
         sources = replace(sources, image_words=words)
     return METHODS[method].composer_class()(sources)

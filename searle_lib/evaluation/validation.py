@@ -21,11 +21,11 @@ from searle_lib.evaluation.rankings import compare, compose
 from searle_lib.evaluation.scores import metric
 from searle_lib.fti4cir import network, patches
 from searle_lib.searle import phi
-from searle_lib.searle.phi import TrainedPhi
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Artefact, Store
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
+from searle_lib.training import TrainedNetwork
 
 CURVE = "validation.csv"
 
@@ -38,7 +38,7 @@ def phi_log(study: Study, backbone: Backbone, training: Artefact | None) -> pd.D
     """
 
     def composer_of(weights: dict[str, Tensor], benchmark: Benchmark, gallery: Embeddings) -> Composer:
-        trained_phi = TrainedPhi(phi.build_network(backbone, weights), "", 0)
+        trained_phi = TrainedNetwork(phi.build_network(backbone, weights), "", 0)
         return Searle(Sources(backbone, gallery, trained_phi=trained_phi))
 
     return _log(study, training, "phi", _validation_sets(study, "cirr/val"), composer_of)

@@ -5,28 +5,26 @@ beside the patch tokens, and turns each slot into a latent attribute. An image k
 embedding. Two MLPs of φ's shape map the embedding and the attributes to pseudo-words. Nothing loops over images.
 """
 
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from searle_lib.backbone.model import Backbone
 from searle_lib.releases import fti4cir_file
 from searle_lib.searle.phi import Phi
-from searle_lib.store import checkpoints
-from searle_lib.store.artefacts import Store, file_sha256, write_json
+from searle_lib.store.artefacts import Store, file_sha256
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
+from searle_lib.training import TrainedNetwork, Weights, keep_network, load_network
 
 SLOTS = 24  # K, the learnable slots
 MAX_ATTRIBUTES = 12  # T, the most that an image keeps
 THRESHOLD = 0.05  # ε, the lowest score of an attribute
 LAYERS = 3
-EPOCH = "epoch.json"  # the epoch of the weights, in the same folder
 
 
 @dataclass(frozen=True)
@@ -129,21 +127,6 @@ def orthogonality_loss(latent: Tensor) -> Tensor:
     return (gram - torch.eye(latent.shape[1], device=latent.device)).square().mean()
 
 
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network that is ready for use.
-
-    Args:
-        model: the network, in eval mode and frozen.
-        key: the key of the artefact.
-        epoch: the epoch of its training, 0 for an imported network.
-    """
-
-    model: Fti4Cir
-    key: str
-    epoch: int
-
-
 def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwork:
     """Import the authors' released network from their pickle into the store, without running code from the pickle.
 
@@ -155,7 +138,7 @@ def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwor
     if not source.is_file():
         raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
 
-    def make(folder: Path) -> None:
+    def read_weights() -> Weights:
         weights = {name: value.float() for name, value in fti4cir_file.read_module(source).items()}
         try:
             build_network(backbone, weights)
@@ -165,26 +148,19 @@ def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwor
                 f"fti_weights {path} does not fit {backbone.name} ({reason}); set clip_model to the CLIP that it was "
                 "trained with."
             ) from problem
-        checkpoints.save_weights(weights, folder / "fti.safetensors")
-        write_json(folder / EPOCH, {"epoch": 0})
+        return weights
 
     facts = {"sha256": file_sha256(source), "clip": backbone.sha256, "code": code_digest(fti4cir_file.read_module)}
-    return store.keep("fti4cir", facts, make).read(lambda folder: load(folder, backbone))
+    return keep_network(store, "fti4cir", facts, read_weights, partial(build_network, backbone), epoch=0)
 
 
 def read(study: Study, backbone: Backbone) -> TrainedNetwork:
     """Return the network that 05_fti4cir kept."""
-    return study.artefact("05_fti4cir", "fti4cir").read(lambda folder: load(folder, backbone))
+    build = partial(build_network, backbone)
+    return study.artefact("05_fti4cir", "fti4cir").read(lambda folder: load_network(folder, build))
 
 
-def load(folder: Path, backbone: Backbone) -> TrainedNetwork:
-    """Read a network from an artefact's folder."""
-    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
-    model = build_network(backbone, load_file(folder / "fti.safetensors"))
-    return TrainedNetwork(model, folder.name.rpartition("-")[2], facts["epoch"])
-
-
-def build_network(backbone: Backbone, weights: dict[str, Tensor]) -> Fti4Cir:
+def build_network(backbone: Backbone, weights: Weights) -> Fti4Cir:
     """Return the network with these weights, on the CLIP's device, in eval mode and frozen."""
     model = Fti4Cir(backbone.dimension, backbone.patch_width).to(backbone.exact.model.dtype)
     model.load_state_dict(weights)

@@ -21,12 +21,13 @@ from searle_lib.backbone.embeddings import facts_of
 from searle_lib.backbone.model import PRECISIONS, Backbone, encode_patches
 from searle_lib.data import images
 from searle_lib.data.images import Reader
-from searle_lib.fti4cir.network import Fti4Cir, TrainedNetwork, Words
+from searle_lib.fti4cir.network import Fti4Cir, Words
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 from searle_lib.store.shards import Rows
+from searle_lib.training import TrainedNetwork
 
 SHARD = 512
 IDS = "images.json"  # the images of the pseudo-words, in the same folder
@@ -125,7 +126,7 @@ def keep_words(
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:
-        predicted = predict_words(backbone, trained.model, table, reader)
+        predicted = predict_words(backbone, trained.module, table, reader)
         save_file(vars(predicted.words), folder / "words.safetensors")
         write_json(folder / IDS, predicted.ids)
 

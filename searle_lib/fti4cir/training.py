@@ -10,6 +10,7 @@ attribute. In float32, two processors decide differently after some twenty steps
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -26,24 +27,22 @@ from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.captions import Captions
 from searle_lib.fti4cir.network import (
-    EPOCH,
     MAX_ATTRIBUTES,
     Fti4Cir,
-    TrainedNetwork,
     Words,
+    build_network,
     import_network,
-    load,
     orthogonality_loss,
 )
 from searle_lib.fti4cir.settings import TERMS
 from searle_lib.fti4cir.settings import Fti4CirSettings as Settings
 from searle_lib.searle.distillation import contrastive_loss
 from searle_lib.store import checkpoints
-from searle_lib.store.artefacts import Artefact, Store, write_json
+from searle_lib.store.artefacts import Artefact, Store
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
-from searle_lib.training import Training, comet_logger
+from searle_lib.training import TrainedNetwork, Training, comet_logger, keep_network
 
 UNUSED_TERMS = {  # the loss terms that an ablation drops, by the words in use
     "both": (),
@@ -208,13 +207,12 @@ def choose(
         return import_network(store, backbone, weights_file)
     checkpoint = _best_epoch(policy, curve) if policy.checkpoint in SELECTION_METRICS else policy.checkpoint
     epoch = checkpoints.resolve_epoch("fti", checkpoint, training)
-    weights = training.read(lambda folder: load_file(checkpoints.weights_file(folder, "fti", epoch)))
+    facts, build = {"training": training.key, "epoch": epoch}, partial(build_network, backbone)
 
-    def make(folder: Path) -> None:
-        checkpoints.save_weights(weights, folder / "fti.safetensors")
-        write_json(folder / EPOCH, {"epoch": epoch})
+    def read_weights() -> dict[str, Tensor]:
+        return training.read(lambda folder: load_file(checkpoints.weights_file(folder, "fti", epoch)))
 
-    return store.keep("fti4cir", {"training": training.key, "epoch": epoch}, make).read(lambda f: load(f, backbone))
+    return keep_network(store, "fti4cir", facts, read_weights, build, epoch=epoch)
 
 
 def make_training(

@@ -6,6 +6,7 @@ image towards the image's OTI pseudo-word, and the phrase loss of OTI keeps it a
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,16 +22,16 @@ from searle_lib.data.benchmarks import IMAGENET
 from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, oti, phrase_bank, phrases
 from searle_lib.searle.concepts import Concepts
-from searle_lib.searle.phi import EPOCH, Phi, TrainedPhi, import_phi, load
+from searle_lib.searle.phi import Phi, build_network, import_phi
 from searle_lib.searle.phrase_bank import PhraseBank
 from searle_lib.searle.phrases import Phrases
 from searle_lib.searle.settings import PhiSettings as Settings
 from searle_lib.store import checkpoints, randomness
-from searle_lib.store.artefacts import Artefact, Store, write_json
+from searle_lib.store.artefacts import Artefact, Store
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
-from searle_lib.training import Training, comet_logger
+from searle_lib.training import TrainedNetwork, Training, comet_logger, keep_network
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def train(
     return store.keep("phi-training", facts, make)
 
 
-def choose(store: Store, backbone: Backbone, training: Artefact, checkpoint: str, dropout: float = 0.5) -> TrainedPhi:
+def choose(
+    store: Store, backbone: Backbone, training: Artefact, checkpoint: str, dropout: float = 0.5
+) -> TrainedNetwork:
     """Return φ at one epoch of its training, kept in the store as the one that the study uses.
 
     Args:
@@ -103,14 +106,12 @@ def choose(store: Store, backbone: Backbone, training: Artefact, checkpoint: str
         ValueError: if the training did not keep this epoch.
     """
     epoch = checkpoints.resolve_epoch("phi", checkpoint, training)
-    weights = training.read(lambda folder: load_file(checkpoints.weights_file(folder, "phi", epoch)))
+    facts, build = {"training": training.key, "epoch": epoch}, partial(build_network, backbone)
 
-    def make(folder: Path) -> None:
-        checkpoints.save_weights(weights, folder / "phi.safetensors")
-        write_json(folder / EPOCH, {"epoch": epoch, "dropout": dropout})
+    def read_weights() -> dict[str, Tensor]:
+        return training.read(lambda folder: load_file(checkpoints.weights_file(folder, "phi", epoch)))
 
-    artefact = store.keep("phi", {"training": training.key, "epoch": epoch}, make)
-    return artefact.read(lambda folder: load(folder, backbone))
+    return keep_network(store, "phi", facts, read_weights, build, epoch=epoch, dropout=dropout)
 
 
 def make_phi(
@@ -118,7 +119,7 @@ def make_phi(
     backbone: Backbone,
     settings: Settings,
     policy: Checkpoints,
-) -> tuple[TrainedPhi, Artefact | None]:
+) -> tuple[TrainedNetwork, Artefact | None]:
     """Return the φ of a study and its training, which is None for a pretrained φ.
 
     Raises as `train`, `choose` and `import_phi` do. An epoch that the training will not keep is a ValueError before the

@@ -3,25 +3,22 @@
 `distillation` trains φ, and `import_phi` takes a pretrained one. Both keep it in the store, and `read` returns it.
 """
 
-import json
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from searle_lib.backbone.model import Backbone
 from searle_lib.releases import downloads, searle_files
-from searle_lib.store import checkpoints
-from searle_lib.store.artefacts import Store, file_sha256, write_json
+from searle_lib.store.artefacts import Store, file_sha256
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
+from searle_lib.training import TrainedNetwork, Weights, keep_network, load_network
 
 RELEASES = {  # the authors' φ, in their GitHub release "weights"
     f"SEARLE_{name}": f"https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_{name}.pt"
     for name in ("ViT-B32", "ViT-L14")
 }
-EPOCH = "epoch.json"  # the epoch of the weights, in the same folder
 
 
 class Phi(nn.Module):
@@ -47,22 +44,7 @@ class Phi(nn.Module):
         return self.layers(embeddings)
 
 
-@dataclass(frozen=True)
-class TrainedPhi:
-    """A φ that is ready for use.
-
-    Args:
-        phi: the network, in eval mode and frozen.
-        key: the key of the artefact.
-        epoch: the epoch of its training, 0 for a pretrained φ.
-    """
-
-    phi: Phi
-    key: str
-    epoch: int
-
-
-def import_phi(store: Store, backbone: Backbone, checkpoint: str) -> TrainedPhi:
+def import_phi(store: Store, backbone: Backbone, checkpoint: str) -> TrainedNetwork:
     """Return a pretrained φ from a file in the authors' format, or download a published one by name.
 
     Raises:
@@ -70,30 +52,17 @@ def import_phi(store: Store, backbone: Backbone, checkpoint: str) -> TrainedPhi:
         ConnectionError: if the download fails.
     """
     path = fetch_checkpoint(checkpoint)
-
-    def make(folder: Path) -> None:
-        checkpoints.save_weights(
-            searle_files.read_phi(path, backbone.dimension, backbone.width), folder / "phi.safetensors"
-        )
-        write_json(folder / EPOCH, {"epoch": 0, "dropout": 0.5})
-
     facts = {"sha256": file_sha256(path), "clip": backbone.sha256, "code": code_digest(searle_files.read_phi)}
-    return store.keep("phi", facts, make).read(lambda folder: load(folder, backbone))
+    read_weights = partial(searle_files.read_phi, path, backbone.dimension, backbone.width)
+    return keep_network(store, "phi", facts, read_weights, partial(build_network, backbone), epoch=0, dropout=0.5)
 
 
-def read(study: Study, backbone: Backbone) -> TrainedPhi:
+def read(study: Study, backbone: Backbone) -> TrainedNetwork:
     """Return the φ that 04_phi kept."""
-    return study.artefact("04_phi", "phi").read(lambda folder: load(folder, backbone))
+    return study.artefact("04_phi", "phi").read(lambda folder: load_network(folder, partial(build_network, backbone)))
 
 
-def load(folder: Path, backbone: Backbone) -> TrainedPhi:
-    """Read φ from an artefact's folder."""
-    facts = json.loads((folder / EPOCH).read_text(encoding="utf-8"))
-    phi = build_network(backbone, load_file(folder / "phi.safetensors"))
-    return TrainedPhi(phi, folder.name.rpartition("-")[2], facts["epoch"])
-
-
-def build_network(backbone: Backbone, weights: dict[str, Tensor]) -> Phi:
+def build_network(backbone: Backbone, weights: Weights) -> Phi:
     """Return φ with these weights, on the CLIP's device, in eval mode and frozen."""
     phi = Phi(backbone.dimension, backbone.width)
     phi.load_state_dict(weights)

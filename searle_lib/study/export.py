@@ -13,9 +13,9 @@ from searle_lib.backbone.model import clip_facts
 from searle_lib.data.benchmarks import IMAGENET
 from searle_lib.releases import searle_files
 from searle_lib.searle.oti import IDS
-from searle_lib.searle.phi import EPOCH
 from searle_lib.store.artefacts import write_json
 from searle_lib.store.records import Study
+from searle_lib.training import EPOCH, WEIGHTS
 
 
 def export(study: Study, folder: Path) -> list[Path]:
@@ -67,7 +67,7 @@ def _parameters(study: Study, notebook: str) -> dict:
 
 
 def _load_phi(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    return load_file(folder / "phi.safetensors"), json.loads((folder / EPOCH).read_text(encoding="utf-8"))
+    return load_file(folder / WEIGHTS), json.loads((folder / EPOCH).read_text(encoding="utf-8"))
 
 
 def _load_words(folder: Path) -> tuple[dict[str, Tensor], list[str]]:

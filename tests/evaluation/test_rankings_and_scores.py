@@ -24,15 +24,16 @@ from searle_lib.evaluation import composers, query_words, rankings, scores, vali
 from searle_lib.evaluation.composers import Sources
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.fti4cir import network, patches
-from searle_lib.fti4cir.network import Fti4Cir, TrainedNetwork, Words
+from searle_lib.fti4cir.network import Fti4Cir, Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.releases import searle_files
 from searle_lib.searle import nearest_names, oti, phi
-from searle_lib.searle.phi import Phi, TrainedPhi
+from searle_lib.searle.phi import Phi
 from searle_lib.servers import submissions
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import DamagedArtefact, Store
 from searle_lib.store.records import MissingInput
+from searle_lib.training import TrainedNetwork
 
 
 def random_image_words(ids, width):
@@ -66,7 +67,7 @@ def study(world, tiny, tmp_path_factory):
     splits = benchmarks.load_all(["fashioniq", "cirr", "circo"], world)
     galleries = embeddings.encode_galleries(store, tiny, every(splits))
     torch.manual_seed(0)
-    distilled = TrainedPhi(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
+    distilled = TrainedNetwork(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
     made = {}
     for name, loaded in splits.items():
         images = embeddings.keep_references(store, tiny, loaded, galleries)
@@ -94,7 +95,7 @@ def test_searle_averages_unit_features_of_all_sentences_with_the_references_own_
     _, splits, _, made = study
     dress, sources = splits["fashioniq/val"][0], made["fashioniq/val"]
     query = dress.queries.iloc[2]
-    word = sources.trained_phi.phi(sources.embeddings.select([query["reference"]]))
+    word = sources.trained_phi.module(sources.embeddings.select([query["reference"]]))
     features = [encode_texts(tiny, [f"a photo of $ that {s}"], words=word)[0] for s in query["sentences"]]
     expected = F.normalize(sum(F.normalize(f, dim=0) for f in features) / 2, dim=0)
     composed = composers.Searle(sources).compose(list(dress.queries["reference"]), list(dress.queries["sentences"]))
@@ -526,7 +527,7 @@ def test_the_log_has_the_metrics_of_cirr_at_the_kept_epochs_in_percent(copied, t
     (cirr,) = [benchmark for benchmark in benchmarks.read(of_04) if benchmark.name == "cirr/val"]
     gallery = embeddings.read(of_04, "cirr/val")
     for row, epoch in ((1, 2), (2, 3)):
-        composer = composers.Searle(Sources(tiny, gallery, trained_phi=TrainedPhi(phi_at(epoch, tiny), "", epoch)))
+        composer = composers.Searle(Sources(tiny, gallery, trained_phi=TrainedNetwork(phi_at(epoch, tiny), "", epoch)))
         queries = composer.compose(list(cirr.queries["reference"]), list(cirr.queries["sentences"]))
         found = pd.Series(naive_scores(cirr, gallery, queries)).groupby(level=1).mean() * 100
         for name, _ in cirr.protocol.metrics:

@@ -18,11 +18,12 @@ from searle_lib.evaluation import composers
 from searle_lib.fti4cir import captions, network, patches, prompts
 from searle_lib.fti4cir import training as fti_training
 from searle_lib.fti4cir.captions import Captions
-from searle_lib.fti4cir.network import MAX_ATTRIBUTES, Fti4Cir, TrainedNetwork, Words
+from searle_lib.fti4cir.network import MAX_ATTRIBUTES, Fti4Cir, Words
 from searle_lib.fti4cir.training import Settings, TrainingSet
 from searle_lib.store import checkpoints
 from searle_lib.store.artefacts import Store
 from searle_lib.store.checkpoints import Checkpoints
+from searle_lib.training import TrainedNetwork
 
 FAST = Settings(epochs=3, batch_size=4, learning_rate=1e-3, drop_epoch=2)
 
@@ -191,8 +192,8 @@ def test_the_best_epoch_on_a_split_is_found_in_the_curve(trained, tiny, tmp_path
     curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [10.0, 30.0, 20.0]})
     chosen = fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
     expected = load_file(made.folder / "fti-002.safetensors")
-    assert chosen.epoch == 2 and not chosen.model.training
-    assert all(torch.equal(chosen.model.state_dict()[name], value) for name, value in expected.items())
+    assert chosen.epoch == 2 and not chosen.module.training
+    assert all(torch.equal(chosen.module.state_dict()[name], value) for name, value in expected.items())
     with pytest.raises(ValueError, match="fti_checkpoint is circo, but no epoch was validated on it; add"):
         fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "circo"), curve)
 
@@ -351,6 +352,6 @@ def test_a_later_notebook_reads_the_network_that_05_kept(trained, tiny, tmp_path
     chosen = fti_training.choose(fifth, tiny, made, Checkpoints(1, "2"), pd.DataFrame())
     leave_record(fifth)
     found = network.read(study_of(tmp_path, "06_retrieval"), tiny)
-    assert (found.key, found.epoch) == (chosen.key, 2) and not found.model.training
-    for name, value in chosen.model.state_dict().items():
-        assert torch.equal(found.model.state_dict()[name], value), name
+    assert (found.key, found.epoch) == (chosen.key, 2) and not found.module.training
+    for name, value in chosen.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[name], value), name

@@ -23,7 +23,7 @@ def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
 def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path, tiny, monkeypatch):
     expected = pickle_network(tmp_path / "model.pth", tiny.dimension, tiny.patch_width)
     first = network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))
-    assert all(torch.equal(value, expected[name]) for name, value in first.model.state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in first.module.state_dict().items())
     monkeypatch.setattr(
         fti4cir_file, "read_module", forbidden(fti4cir_file.read_module)
     )  # our own copy is read from now on

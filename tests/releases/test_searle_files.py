@@ -176,7 +176,7 @@ def test_published_phrases_are_taken_from_the_cache_and_another_file_there_is_re
 def test_a_published_phi_in_the_cache_is_used_and_another_file_there_is_refused_later(tmp_path, cache, known_answers):
     path = write_phi(cache / "SEARLE_ViT-B32.pt", known_answers.phi)
     imported = phi.import_phi(Store(tmp_path / "store"), known_answers.backbone, "SEARLE_ViT-B32")
-    assert_weights(imported.phi.state_dict(), known_answers.phi)
+    assert_weights(imported.module.state_dict(), known_answers.phi)
     write_phi(path, known_answers.phi, lambda weights: weights["layers.6.bias"].add_(1))
     with pytest.raises(ValueError, match=r"SEARLE_ViT-B32.pt is not the file that first came .*; delete it and"):
         phi.import_phi(Store(tmp_path / "store"), known_answers.backbone, "SEARLE_ViT-B32")
@@ -476,9 +476,9 @@ def test_an_imported_phi_predicts_what_the_authors_phi_predicts(tmp_path, known_
     path = write_phi(tmp_path / "phi_3.pt", known_answers.phi)
     imported = phi.import_phi(Store(tmp_path / "store"), known_answers.backbone, str(path))
     with torch.no_grad():
-        words = imported.phi(known_answers.expected["image_features"])
+        words = imported.module(known_answers.expected["image_features"])
     assert_close(words, known_answers.expected["phi_out"], atol=1e-5, rtol=1e-5)
-    assert imported.epoch == 0 and not any(weight.requires_grad for weight in imported.phi.parameters())
+    assert imported.epoch == 0 and not any(weight.requires_grad for weight in imported.module.parameters())
 
 
 def changed(change):

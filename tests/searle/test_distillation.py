@@ -69,8 +69,8 @@ def test_a_training_keeps_its_log_and_the_weights_of_every_second_epoch(tiny, tm
 def test_the_phi_of_an_epoch_is_read_back_in_eval_mode(tiny, tmp_path):
     training = trained(tiny, tmp_path)
     chosen = distillation.choose(Store(tmp_path), tiny, training, "2")
-    assert chosen.epoch == 2 and not chosen.phi.training
-    found = chosen.phi.state_dict()
+    assert chosen.epoch == 2 and not chosen.module.training
+    found = chosen.module.state_dict()
     assert all(torch.equal(found[name], value) for name, value in weights_of(training, 2).items())
 
 
@@ -193,9 +193,9 @@ def test_a_study_may_bring_its_phi_and_a_later_notebook_reads_it(tiny, tmp_path)
     made, training = distillation.make_phi(fourth, tiny, FAST, Checkpoints(2, str(tmp_path / "phi.pt")))
     leave_record(fourth)
     found = phi.read(study_of(tmp_path, "06_retrieval"), tiny)
-    assert training is None and (found.key, found.epoch) == (made.key, 0) and not found.phi.training
-    for name, value in made.phi.state_dict().items():
-        assert torch.equal(found.phi.state_dict()[name], value), name
+    assert training is None and (found.key, found.epoch) == (made.key, 0) and not found.module.training
+    for name, value in made.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("part", ["images", "words", "concepts", "phrases"])

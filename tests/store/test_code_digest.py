@@ -133,6 +133,7 @@ from searle_lib.evaluation import composers, rankings, scores, validation
 from searle_lib.searle import concepts, distillation, oti, phrase_bank, phrases
 from searle_lib.backbone import embeddings
 from searle_lib.store import code
+from searle_lib.training import TrainedNetwork
 assert code.PACKAGE == folder / "searle_lib", code.PACKAGE
 roots = {}
 for stage, where in stages.items():
@@ -162,7 +163,7 @@ pd.DataFrame({"epoch": [1]}).to_csv(folder / "log.csv")
 few = distillation.Settings(batch_size=1), fti_training.Settings(batch_size=1)
 store, model = Keys(), str(world / "models" / "tiny-gpt-neo")
 reader = images.Reader(8, 1)
-trained = network.TrainedNetwork(None, "network", 0)
+trained = TrainedNetwork(None, "network", 0)
 calls = [
     lambda: phrases.generate(store, names, model, phrases.Settings()),
     lambda: concepts.associate(store, clip, vectors, names, 1),

@@ -170,7 +170,7 @@ def test_a_trained_phi_is_written_with_its_epoch_and_with_the_words_that_taught_
     written = export.export(ranked(tmp_path, tiny, made, checkpoint), tmp_path / "out")
     (file,) = (tmp_path / "out" / "phi_models" / "little").rglob("*.pt")
     assert file.name == f"phi_{epoch}.pt" and file in written
-    assert_phi(file, made.phi[checkpoint].phi, epoch)
+    assert_phi(file, made.phi[checkpoint].module, epoch)
     taught = [folder for folder in (tmp_path / "out").rglob("little") if (folder / "image_names.pkl").exists()]
     assert taught == [tmp_path / "out" / "oti_pseudo_tokens" / "imagenet" / "test" / "little"]
     back = searle_files.read_tokens(taught[0], IMAGENET, tiny.width)[0]
@@ -181,7 +181,7 @@ def test_a_phi_of_a_file_is_written_alone(tiny, made, tmp_path):
     written = export.export(ranked(tmp_path, tiny, made, "brought"), tmp_path / "out")
     (file,) = (tmp_path / "out").rglob("*.pt")
     assert written == [file] and not (tmp_path / "out" / "oti_pseudo_tokens").exists()
-    assert_phi(file, made.phi["brought"].phi, 0)
+    assert_phi(file, made.phi["brought"].module, 0)
 
 
 def test_what_is_written_comes_back_in_as_what_a_user_brings(tiny, made, tmp_path):
@@ -192,9 +192,9 @@ def test_what_is_written_comes_back_in_as_what_a_user_brings(tiny, made, tmp_pat
         back = oti.import_words(store, tiny, made.images[name], folders.find_tokens(root, name))
         assert torch.equal(back.tokens.vectors, made.words[name].vectors), name
     (file,) = (path for path in written if path.suffix == ".pt")
-    brought = phi.import_phi(store, tiny, str(file)).phi
+    brought = phi.import_phi(store, tiny, str(file)).module
     vectors = made.images["cirr/val/references"].vectors
-    assert torch.equal(brought(vectors), made.phi["last"].phi(vectors))
+    assert torch.equal(brought(vectors), made.phi["last"].module(vectors))
 
 
 def test_words_of_a_folder_are_written_as_they_came(tiny, made, tmp_path):
