@@ -6,6 +6,7 @@ SPEED := OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_T
 	MALLOC_TOP_PAD_=67108864
 
 SAME := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # more threads would wait for each other
 LAB ?=
 
 .PHONY: help study test check same lab report bench lint world lock
@@ -17,10 +18,10 @@ study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=anot
 	@$(BIN)/python -m searle_lib run $(PARAMS)
 
 test: .venv/made ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(TEST)
 
 check: lint ## check style and run the fast tests, in under two minutes
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(TEST) -m "not slow"
 
 same: .venv/made ## run the mini study as another processor would round it, and compare every number
 	@$(BIN)/python -m searle_lib run params/mini.yaml

@@ -1,14 +1,19 @@
 """Projects of their own for tests: the notebooks beside a parameter file, on a small drawn world."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yaml
+
+from searle_lib.__main__ import main
 
 OPTIONAL = ("comet_ml", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
 ROOT = Path(__file__).parents[1]
@@ -82,6 +87,14 @@ def command(project, *arguments):
     """Run `python -m searle_lib` in a project folder."""
     ran = [sys.executable, "-m", "searle_lib", *map(str, arguments)]
     return subprocess.run(ran, cwd=project, env=environment(project), capture_output=True, text=True)
+
+
+def command_here(project, *arguments):
+    """Run a command that runs no notebook in this process, since a process of its own imports for seconds."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.chdir(project), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        status = main([*map(str, arguments)])
+    return SimpleNamespace(returncode=status, stdout=printed.getvalue(), stderr=errors.getvalue())
 
 
 def run(project, *arguments):

@@ -38,6 +38,7 @@ def test_make_help_lists_every_target(command):
     assert any(line.startswith(command + " ") for line in shown.splitlines()), shown
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_what_is_optional():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

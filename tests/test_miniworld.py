@@ -157,6 +157,7 @@ def two_writers(folder):
     writers.write(folder, sizes=SMALL)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_one_world(tmp_path):
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=two_writers, args=(tmp_path / "data",)) for _ in range(2)]

@@ -128,6 +128,7 @@ def test_a_disk_that_is_too_small_is_reported(values, world, tmp_path, capsys, m
     assert code == 1 and "5.0 kB free; set artefact_root to a larger disk." in output
 
 
+@pytest.mark.slow
 def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
     study = place(tmp_path)
     load = estimates.workload(values, study)

@@ -149,6 +149,7 @@ def trained(tiny, captioned):
     return train
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_logs_every_term_by_step_and_epoch(trained, tmp_path):
     made = trained(tmp_path, dataclasses.replace(FAST, epochs=30, drop_epoch=25, dropout=0.0))
     log = pd.read_csv(made.folder / checkpoints.LOG)

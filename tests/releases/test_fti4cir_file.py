@@ -11,6 +11,7 @@ from searle_lib.releases import fti4cir_file
 from searle_lib.store.artefacts import Store
 
 
+@pytest.mark.slow
 def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
     """Saved in another process, under the authors' module names, which this one does not have."""
     expected = pickle_network(tmp_path / "model_60.pth", 16, 32)
@@ -20,6 +21,7 @@ def test_a_pickled_module_gives_the_tensors_of_its_state_dict(tmp_path):
     Fti4Cir(16, 32).load_state_dict(weights)
 
 
+@pytest.mark.slow
 def test_a_released_network_is_converted_once_and_must_fit_the_backbone(tmp_path, tiny, monkeypatch):
     expected = pickle_network(tmp_path / "model.pth", tiny.dimension, tiny.patch_width)
     first = network.import_network(Store(tmp_path / "store"), tiny, str(tmp_path / "model.pth"))

@@ -158,6 +158,7 @@ def test_a_killed_process_leaves_shards_from_which_the_next_one_goes_on(tmp_path
     assert sorted(path.name for path in kept.folder.iterdir()) == ["manifest.json", "rows.txt"]
 
 
+@pytest.mark.slow
 def test_two_processes_that_want_the_same_artefact_make_it_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=slowly, args=(tmp_path, 20)) for _ in range(2)]

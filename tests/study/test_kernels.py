@@ -27,6 +27,7 @@ def ask(kernel, question):
     return ast.literal_eval(reply["content"]["user_expressions"]["value"]["data"]["text/plain"])
 
 
+@pytest.mark.slow
 def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
     ready = kernels.ReadyKernels(tmp_path, 3)
     first, second = ready.take(), ready.take()
@@ -38,6 +39,7 @@ def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path):
     assert running_kernels() == []
 
 
+@pytest.mark.slow
 def test_no_kernel_gets_ready_behind_the_last(tmp_path):
     ready = kernels.ReadyKernels(tmp_path, 1)
     ready.take()

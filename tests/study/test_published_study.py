@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the benchmarks' annotations in {DATA}"),
     pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated"),
 ]
-QUERIES, OTHERS = 150, 40  # of each split; images that no query names
+QUERIES, OTHERS = 60, 40  # of each split; images that no query names
 SAME = 2e-5  # scores nearer than this may rank either way
 
 
@@ -265,13 +265,13 @@ def test_every_number_of_the_table_is_a_mean_of_walks_down_the_lists(ran, data):
 def test_the_published_counts_differ_and_check_says_so(project):
     done = command(project, "check", "params/pretrained.yaml")
     assert done.returncode == 1
-    assert "fashioniq/val/dress: queries: there are 150 and the published data set has 2,017" in done.stdout
+    assert f"fashioniq/val/dress: queries: there are {QUERIES} and the published data set has 2,017" in done.stdout
     assert done.stdout.count("published data set has") == 13 and "13 problems" in done.stdout
 
 
 def test_tables_name_counts_gallery_and_the_weights_of_clip(ran):
     page = re.sub(r"<[^>]+>", " ", (ran[0] / "07_results.html").read_text())
-    assert re.search(r"dress: 150 of 150 queries over (\d+) of \1 images \(split gallery\)", page)
+    assert re.search(rf"dress: {QUERIES} of {QUERIES} queries over (\d+) of \1 images \(split gallery\)", page)
     clip = read_json(next((ran[0].parents[1] / "data/artefacts").glob("clip-*/clip.json")))
     assert page.count(f"{clip['sha256'][:8]}…") == 6  # FashionIQ's two tables, CIRR's one, CIRCO's three
 
@@ -323,7 +323,7 @@ def test_with_report_what_cannot_be_read_is_left_out_and_counted(project, data, 
         assert sizes[name]["there"][0] == len(expected) and sizes[name]["whole"][0] == QUERIES
     page = re.sub(r"<[^>]+>", " ", (reports / "07_results.html").read_text())
     there = sizes["fashioniq/val/dress"]["there"]
-    assert f"dress: {there[0]} of 150 queries over {there[1]} of {there[1] + 1} images" in page
+    assert f"dress: {there[0]} of {QUERIES} queries over {there[1]} of {there[1] + 1} images" in page
     submitted = {path.name for path in (reports / "submissions").glob("*")}
     assert "cirr-test1-SEARLE.json" in submitted
 

@@ -11,7 +11,7 @@ import time
 
 import pandas as pd
 import pytest
-from projects import NOTEBOOKS, ROOT, artefacts, command, environment, make_project, papermill, pickle_network, run
+from projects import NOTEBOOKS, ROOT, artefacts, command, command_here, environment, papermill, pickle_network, run
 
 UNCHANGED = dict.fromkeys(NOTEBOOKS, "unchanged")
 
@@ -69,10 +69,8 @@ def test_a_parameter_that_only_changes_speed_runs_nothing(project):
 @pytest.mark.parametrize(
     "changes",
     [
-        ["datasets=[circo]"],
-        ["datasets=[fashioniq]"],
-        ["evaluate=[test]", "datasets=[cirr, circo]"],
-        ["fashioniq_gallery=union"],
+        ["datasets=[circo]", "evaluate=[test]"],
+        ["datasets=[fashioniq]", "fashioniq_gallery=union"],
     ],
 )
 def test_evaluating_something_else_trains_and_inverts_nothing_again(project, changes):
@@ -90,16 +88,15 @@ def test_fewer_methods_run_retrieval_and_results_alone(project):
     assert set(pd.read_csv(project / "reports/quick/results.csv")["method"]) == {"Image-only", "SEARLE"}
 
 
-def test_a_study_without_cirr_can_be_trained(world, tmp_path):
-    folder = make_project(tmp_path / "project", world)
-    run(folder, "-p", "datasets=[circo]")
-    assert set(pd.read_csv(folder / "reports/quick/results.csv")["dataset"]) == {"CIRCO"}
-    assert list(pd.read_csv(folder / "reports/quick/phi_log.csv").columns) == ["epoch", "distil", "gpt"]
+def test_a_study_without_cirr_can_be_trained(project):
+    run(project, "-p", "datasets=[circo]", "-p", "methods=[SEARLE]", "-p", "phi_epochs=1")
+    assert set(pd.read_csv(project / "reports/quick/results.csv")["dataset"]) == {"CIRCO"}
+    assert list(pd.read_csv(project / "reports/quick/phi_log.csv").columns) == ["epoch", "distil", "gpt"]
 
 
 def test_a_study_that_brings_both_networks_trains_nothing(project, tiny):
     pickle_network(project / "model_60.pth", tiny.dimension, tiny.patch_width)
-    assert command(project, "export", "params/quick.yaml", "--to", "exported").returncode == 0
+    assert command_here(project, "export", "params/quick.yaml", "--to", "exported").returncode == 0
     (phi,) = (project / "exported").rglob("phi_*.pt")
     before = trainings(project)
     methods = "methods=[Image-only, SEARLE, FTI4CIR]"
@@ -163,9 +160,9 @@ def test_an_earlier_notebook_rerun_by_hand_is_told_to_those_that_depend_on_it(pr
     assert "rankings/circo/val/SEARLE-OTI" in record(project, "06_retrieval")["made"]
     assert "rankings/circo/val/SEARLE" not in record(project, "06_retrieval")["made"]
     assert page(project, "07_results") and (project / "reports/quick/results.csv").is_file()
-    done = command(project, "run", "params/quick.yaml", "--only", "06_retrieval")
+    done = command_here(project, "run", "params/quick.yaml", "--only", "06_retrieval")
     assert done.returncode == 1 and "03_oti ran with oti_steps 5 and params/quick.yaml says 4" in done.stderr
-    done = command(project, "run", "params/quick.yaml", "--only", "06_retrieval", "-p", "oti_steps=5")
+    done = command_here(project, "run", "params/quick.yaml", "--only", "06_retrieval", "-p", "oti_steps=5")
     assert done.returncode == 1 and "-p oti_steps is used by 03_oti, and none of them is to run" in done.stderr
     run(project)  # makes everything whole again
     assert all("This page" not in page(project, notebook) for notebook in NOTEBOOKS)
@@ -173,7 +170,7 @@ def test_an_earlier_notebook_rerun_by_hand_is_told_to_those_that_depend_on_it(pr
 
 def test_files_for_the_servers_are_refused_when_the_parameters_say_something_else(project):
     for change in ("oti_steps=5", "phi_epochs=3", "seed=1", "fti_without=subject", "phrases_per_concept=5"):
-        done = command(project, "submit", "params/quick.yaml", "-p", change)
+        done = command_here(project, "submit", "params/quick.yaml", "-p", change)
         name, _, value = change.partition("=")
         assert done.returncode == 1 and re.search(
             rf"ran with {name} .* and params/quick.yaml says {value}", done.stderr
@@ -196,8 +193,8 @@ def test_a_missing_and_a_damaged_artefact_are_named_with_their_notebook_and_made
 
 def test_two_studies_on_one_store_leave_each_other_alone(project):
     before = artefacts(project, "")
-    said = run(project, "-p", "study=whatif", "-p", "oti_steps=5")
-    assert set(said.values()) == {"done"}
+    said = run(project, "-p", "study=whatif", "-p", "oti_steps=5", "-p", "methods=[SEARLE-OTI]")
+    assert [name for name, what in said.items() if what == "done"] == [*NOTEBOOKS[:3], *NOTEBOOKS[5:]]
     assert artefacts(project, "phrases").keys() == {path for path in before if path.name.startswith("phrases-")}
     assert run(project) == UNCHANGED
     assert record(project, "03_oti", "whatif")["parameters"]["oti_steps"] == 5
