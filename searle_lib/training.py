@@ -71,7 +71,7 @@ def keep_network(
         checkpoints.save_weights(weights(), folder / WEIGHTS)
         write_json(folder / EPOCH, about)
 
-    return store.keep(name, facts, make).read(lambda folder: load_network(folder, build))
+    return store.keep(name, facts | {"file": WEIGHTS}, make).read(lambda folder: load_network(folder, build))
 
 
 class Training(ABC):

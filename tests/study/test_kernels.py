@@ -3,6 +3,7 @@
 import ast
 
 import psutil
+import pytest
 from nbclient.util import run_sync
 
 from searle_lib.study import kernels
