@@ -54,9 +54,9 @@ def _cast(scene: Scene, random: np.random.Generator) -> list:
     feet = [(x, foot - 0.15 * max(0, 44 - height) if 45 < foot < 58 else foot) for x, foot in feet]
     cast = [(height, foot, scene.kind, (scene.colour, scene.texture)) for foot in feet[: scene.count]]
     if scene.companion:
-        kept = SCENE_KINDS[scene.companion].defaults
+        defaults = SCENE_KINDS[scene.companion].defaults
         small = float(np.clip(0.6 * height, 13, 16))
-        cast.append((small, feet[-1], scene.companion, (kept["colour"], kept["texture"])))
+        cast.append((small, feet[-1], scene.companion, (defaults["colour"], defaults["texture"])))
     return cast
 
 

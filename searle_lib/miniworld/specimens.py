@@ -173,17 +173,17 @@ def random_scene(random: np.random.Generator, kind: str | None = None) -> Scene:
     """Return a random scene; each attribute keeps its kind's default with probability one half."""
     kind = kind or _pick(random, tuple(SCENE_KINDS))
     drawn = {name: _pick(random, DOMAINS[Scene][name]) for name in ("colour", "texture", "size", "count")}
-    kept = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
+    defaults = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
     companion = _pick(random, [k for k in SCENE_KINDS if k != kind]) if random.random() < 0.3 else None
-    return Scene(kind, **(drawn | kept), setting=_pick(random, SETTINGS), companion=companion)
+    return Scene(kind, **(drawn | defaults), setting=_pick(random, SETTINGS), companion=companion)
 
 
 def random_garment(random: np.random.Generator, kinds: Sequence[str] = tuple(GARMENT_KINDS)) -> Garment:
     """Return a random garment; each attribute keeps its kind's default with probability one half."""
     kind = _pick(random, kinds)
     drawn = {name: _pick(random, values) for name, values in DOMAINS[Garment].items() if name != "kind"}
-    kept = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
-    return Garment(kind, **(drawn | kept))
+    defaults = {name: KINDS[kind].defaults[name] for name in drawn if random.random() < 0.5}
+    return Garment(kind, **(drawn | defaults))
 
 
 def varied(specimen: Specimen, changes: int, random: np.random.Generator, fixed: Sequence[str] = ()) -> Specimen:

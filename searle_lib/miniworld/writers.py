@@ -137,7 +137,7 @@ def ground_truths(reference: Scene, target: Scene, gallery: dict[int, Scene]) ->
 def aspects(caption: str, changed: list[str], target: Scene) -> list[str]:
     """Return CIRCO's semantic aspects of a relative caption."""
     words = f" {caption} "
-    found = {
+    holds = {
         "cardinality": "count" in changed,
         "addition": "companion" in changed and target.companion is not None,
         "negation": " not " in words or "on its own" in words or " no " in words,
@@ -149,7 +149,7 @@ def aspects(caption: str, changed: list[str], target: Scene) -> list[str]:
         "statement_with_conjunction": " and " in words or "," in words,
         "spatial_relations_background": "setting" in changed,
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, applies in holds.items() if applies]
 
 
 def _fashioniq(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]:
@@ -256,14 +256,14 @@ def _circo(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specimen]]
     entries = []
     for first, reference, target, changed in queries:
         caption = grammar.relative_caption(reference, target, random, most=len(changed), names=changed)
-        kept = [name for name in ("colour", "setting") if name not in changed]
+        unchanged = [name for name in ("colour", "setting") if name not in changed]
         truths = ground_truths(reference, target, gallery)
         entries.append(
             {
                 "reference_img_id": ids[first],
                 "target_img_id": ids[first + 1],
                 "relative_caption": caption,
-                "shared_concept": grammar.shared_concept(target, kept),
+                "shared_concept": grammar.shared_concept(target, unchanged),
                 "gt_img_ids": [ids[first + 1], *(i for i in truths if i != ids[first + 1])],
                 "semantic_aspects": aspects(caption, changed, target),
             }
@@ -288,10 +288,10 @@ def _imagenet(folder: Path, seed: int, sizes: Sizes) -> list[tuple[Path, Specime
     random = _random(seed, "imagenet")
     names = [f"ILSVRC2012_test_{i + 1:08d}.JPEG" for i in range(sizes.imagenet)]
     specimens = [random_garment(random) if i % 2 else random_scene(random) for i in range(sizes.imagenet)]
-    said = [grammar.description(specimen, random) for specimen in specimens]
+    descriptions = [grammar.description(specimen, random) for specimen in specimens]
     captions = [
         {"img_id": Path(name).stem.rsplit("_", 1)[-1], "subject": subject, "attribute": attribute}
-        for name, (subject, attribute) in zip(names, said, strict=True)
+        for name, (subject, attribute) in zip(names, descriptions, strict=True)
     ]
     _write(folder / "blip_pairs.json", captions)
     return [(folder / "test" / name, specimen) for name, specimen in zip(names, specimens, strict=True)]
