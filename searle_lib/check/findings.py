@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, load_clip
+from searle_lib.check.published import SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
 from searle_lib.fti4cir import captions, network
@@ -37,12 +38,14 @@ class Finding:
         expected: the published value, "" if there is none.
         observed: the value here.
         problems: a sentence for each problem.
+        notes: a sentence for what differs from the published data and does not stop the study.
     """
 
     subject: str
     expected: str
     observed: str
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def data_root(values: Mapping, study: Study) -> Path:
@@ -60,7 +63,7 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
         try:
             loaded = benchmarks.load(dataset, root, split, values["fashioniq_gallery"])
         except (FileNotFoundError, ValueError) as problem:
-            yield Finding(f"{title} {split}", "", "not readable", (str(problem),))
+            yield _unusable(f"{title} {split}", problem, f"{title}: {SOURCES[dataset]}" if real else "")
             continue
         for benchmark in loaded:
             name = benchmark.gallery_name
@@ -76,8 +79,8 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
     if plan.needs_imagenet(values):
         try:
             unlabeled = annotations.imagenet(root)
-        except FileNotFoundError as problem:
-            yield Finding("ImageNet test", "", "not readable", (str(problem),))
+        except (FileNotFoundError, ValueError) as problem:
+            yield _unusable("ImageNet test", problem, f"ImageNet: {SOURCES['imagenet']}" if real else "")
             return
         published = benchmarks.IMAGENET_SIZE if real else None
         yield check_images(study, IMAGENET, unlabeled, published, policy, workers)
@@ -101,7 +104,7 @@ def check_images(
     good, missing, broken = (int((verdicts == kind).sum()) for kind in kinds)
     parts = [f"{len(table):,} listed", f"{good:,} readable"]
     parts += [f"{number:,} {kind}" for number, kind in ((missing, "missing"), (broken, "broken")) if number]
-    problems = list(_count(f"{name}: images", len(table), published).problems)
+    problems = []
     file = study.reports / "unreadable" / f"{name.replace('/', '-')}.txt"
     file.unlink(missing_ok=True)
     if missing + broken:
@@ -110,7 +113,8 @@ def check_images(
     if policy == "error" or not good:
         problems += _unreadable(name, table, verdicts, file)
     expected = "" if published is None else f"{published:,}"
-    return Finding(f"{name}: images", expected, ", ".join(parts), tuple(problems))
+    notes = _count(f"{name}: images", len(table), published).notes
+    return Finding(f"{name}: images", expected, ", ".join(parts), tuple(problems), notes)
 
 
 def check_clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
@@ -148,7 +152,7 @@ def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterat
 def check_user_files(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
     """Check the vocabulary, and the user's files of phrases, concepts and OTI tokens."""
     if _inverts(values):
-        yield _try("vocabulary", lambda: _vocabulary(study.path(values["vocabulary"]), values["world"] == "real"))
+        yield _vocabulary(study.path(values["vocabulary"]), values["world"] == "real")
     if values["phrases_file"] not in ("", "published"):
         yield _try("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
     if not clip:
@@ -212,8 +216,15 @@ def _try(subject: str, examine: Callable[[], str]) -> Finding:
 def _count(subject: str, number: int, published: int | None) -> Finding:
     if published is None or number == published:
         return Finding(subject, "" if published is None else f"{published:,}", f"{number:,}")
-    problem = f"{subject}: there are {number:,} and the published data set has {published:,}; download its lists again."
-    return Finding(subject, f"{published:,}", f"{number:,}", (problem,))
+    note = f"{subject}: there are {number:,} and the published data set has {published:,}; numbers will not compare."
+    return Finding(subject, f"{published:,}", f"{number:,}", notes=(note,))
+
+
+def _unusable(subject: str, problem: Exception, source: str) -> Finding:
+    """Return a Finding about a data set that is absent, with where it comes from, or that cannot be read."""
+    if not isinstance(problem, FileNotFoundError):
+        return Finding(subject, "", "not readable", (str(problem),))
+    return Finding(subject, "", "absent", (str(problem),), (f"where to get {source}.",) if source else ())
 
 
 def _count_complete(study: Study, benchmark: Benchmark, workers: int) -> str:
@@ -258,14 +269,15 @@ def _captions(values: Mapping, study: Study) -> str:
     return f"{len(pairs.ids):,} of {len(ids):,} images"
 
 
-def _vocabulary(path: str, real: bool) -> str:
-    names = concepts.read_vocabulary(path).names
-    if real and len(names) != VOCABULARY_SIZE:
-        raise ValueError(
-            f"{path} has {len(names):,} names and Open Images V7 has {VOCABULARY_SIZE:,}; download "
-            "oidv7-class-descriptions.csv again, or ignore this if another vocabulary is intended."
-        )
-    return f"{len(names):,} names"
+def _vocabulary(path: str, real: bool) -> Finding:
+    try:
+        names = concepts.read_vocabulary(path).names
+    except (FileNotFoundError, ValueError) as problem:
+        return _unusable("vocabulary", problem, f"vocabulary: {SOURCES['vocabulary']}" if real else "")
+    if not real or len(names) == VOCABULARY_SIZE:
+        return Finding("vocabulary", "", f"{len(names):,} names")
+    note = f"{path} has {len(names):,} names and Open Images V7 has {VOCABULARY_SIZE:,}; numbers will not compare."
+    return Finding("vocabulary", f"{VOCABULARY_SIZE:,}", f"{len(names):,} names", notes=(note,))
 
 
 def _phrases(path: Path) -> str:

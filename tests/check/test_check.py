@@ -19,7 +19,7 @@ from searle_lib.searle import phi, phrase_bank, phrases
 from searle_lib.searle.concepts import read_vocabulary
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
-from searle_lib.study import parameters, workspace
+from searle_lib.study import parameters, run, workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def test_images_are_decoded_once_for_all_checks(values, world, tmp_path, monkeyp
 
 def test_a_wrong_root_is_reported_for_every_data_set(values, tmp_path, capsys):
     code, output = run_check(capsys, values | {"data_root": str(tmp_path / "elsewhere")}, place(tmp_path))
-    assert code == 1 and "Disk, memory and time cannot be estimated before the data can be read." in output
+    assert code == 1 and "cannot be estimated before the data and the CLIP can be read." in output
     for name in ("FashionIQ", "CIRR", "CIRCO", "ImageNet1K/test"):
         assert f"{tmp_path}/elsewhere/{name} does not exist; put the data set there, or correct data_root." in output
     assert output.count("problem: ") == 4  # each once, though captions want ImageNet too
@@ -101,9 +101,34 @@ def test_the_published_sizes_are_expected_of_real_data(values, world, tmp_path):
     assert (
         table["circo/unlabeled: images"].expected == "123,403" and table["imagenet/test: images"].expected == "100,000"
     )
-    assert "cirr/val: queries: there are" in table["cirr/val: queries"].problems[0]
+    assert table["cirr/val: queries"].problems == ()  # the study can run on it
+    assert table["cirr/val: queries"].notes[0].startswith("cirr/val: queries: there are 24 and the published data set")
     union = findings.check_data(values | {"world": "real", "fashioniq_gallery": "union"}, place(tmp_path))
     assert "2,628" in [finding.expected for finding in union]
+
+
+def test_before_the_data_are_here_their_published_sizes_are_counted(values, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report.published, "SHAPES", {"ViT-L/14": (64, 32, 2, 64, 8, 77, 49408, 64, 1, 2)})
+    absent = {"world": "real", "data_root": str(tmp_path), "vocabulary": str(tmp_path / "names.csv")}
+    absent |= {"clip_model": "ViT-L/14", "device": "cuda", "methods": ["SEARLE", "SEARLE-OTI"]}
+    code, output = run_check(capsys, values | absent, place(tmp_path))
+    assert code == 1 and "note: where to get CIRCO: annotations at github.com/miccunifi/CIRCO" in output
+    assert "absent: FashionIQ val, CIRR val, CIRR test1, CIRCO val, CIRCO test, ImageNet test." in " ".join(
+        output.split()
+    )
+    galleries = 3817 + 6346 + 5373 + 2297 + 2315 + 123_403
+    assert f"{galleries + 100_000:,} images x" in output and f"{100_000 + 15_365:,} images x 60 steps" in output
+    assert "with random weights in the size of ViT-L/14" in " ".join(output.split())
+
+
+def test_what_has_run_with_these_parameters_is_left_out(quick, monkeypatch, capsys):
+    monkeypatch.chdir(quick[0])
+    values = run.read_values(Path("params/quick.yaml"), ["phi_epochs=3"])
+    report.report(values, workspace.find_study(values, "check"))
+    output = capsys.readouterr().out
+    finished = "01_phrases, 02_concepts, 03_oti, 05_fti4cir"
+    assert f"because they have run with these parameters: {finished}." in " ".join(output.split())
+    assert "time: φ" in output and "time: OTI" not in output and "disk: patch tokens" not in output
 
 
 def test_weights_that_do_not_belong_together_are_reported_with_the_others(values, world, tmp_path, capsys):

@@ -264,9 +264,10 @@ def test_every_number_of_the_table_is_a_mean_of_walks_down_the_lists(ran, data):
 
 def test_the_published_counts_differ_and_check_says_so(project):
     done = command(project, "check", "params/pretrained.yaml")
-    assert done.returncode == 1
-    assert f"fashioniq/val/dress: queries: there are {QUERIES} and the published data set has 2,017" in done.stdout
-    assert done.stdout.count("published data set has") == 13 and "13 problems" in done.stdout
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("ready.")  # `run` accepts it
+    note = f"note: fashioniq/val/dress: queries: there are {QUERIES} and the published data set has 2,017"
+    assert note in done.stdout
+    assert done.stdout.count("published data set has") == 13
 
 
 def test_tables_name_counts_gallery_and_the_weights_of_clip(ran):
