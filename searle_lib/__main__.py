@@ -10,7 +10,6 @@ with interruption.installed():  # these imports take a second
     import argparse
     import json
     import sys
-    import tempfile
     from dataclasses import replace
     from pathlib import Path
 
@@ -41,8 +40,6 @@ def _sentence(problem: Exception) -> str:
     if not isinstance(problem, OSError) or problem.filename is None:
         return str(problem)
     sentence = f"{problem.filename}: {problem.strerror}"
-    if Path(problem.filename).is_relative_to(tempfile.gettempdir()):
-        return f"{sentence}; make room there, or set TMPDIR to a folder that this user may write."
     if problem.errno in artefacts.DISK_FULL:
         return f"{sentence}; make room there, or set artefact_root and report_root to a larger disk."
     return f"{sentence}; set data_root, artefact_root and report_root to folders that this user may read and write."

@@ -1,7 +1,6 @@
 """The execution of one notebook by papermill."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nbformat
@@ -37,43 +36,43 @@ def execute(
     failed.unlink(missing_ok=True)
     papermill_engines.register("ready kernel", _engine(kernel, show))
     try:
-        with _named(running):
-            papermill.execute_notebook(
-                path,
-                running,
-                dict(values),
-                engine_name="ready kernel",
-                progress_bar=False,
-                cwd=path.parents[1],
-                kernel_name="python3",
-            )
+        papermill.execute_notebook(
+            path,
+            running,
+            dict(values),
+            engine_name="ready kernel",
+            progress_bar=False,
+            cwd=path.parents[1],
+            kernel_name="python3",
+        )
         _move(running, output)
     except PapermillExecutionError as problem:
         _move(running, failed)
         return f"{problem.evalue.strip()} (the cells that ran are in {failed})"
     except RuntimeError as problem:
         if isinstance(problem, DeadKernelError) or not kernel.is_alive:
-            cause = kernel.cause_of_death()
-            return f"its kernel died ({cause}), probably because memory ran out; lower the batch sizes and run again."
+            return kernel.cause_of_death()
         raise
+    except OSError as problem:
+        if problem.filename not in (None, str(running)):
+            raise
+        raise OSError(
+            f"{running} cannot be written ({problem.strerror or problem}); make room in the temporary folder, or set "
+            "TMPDIR to another one."
+        ) from problem
     return ""
 
 
 def _move(running: Path, output: Path) -> None:
     """Move an executed notebook from the temporary folder, which may be on another disk."""
-    with _named(output), atomic_write(output) as temporary:
-        temporary.write_bytes(running.read_bytes())
-    running.unlink()
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system that names none, as that of a full disk."""
+    content = running.read_bytes()
     try:
-        yield
+        with atomic_write(output) as temporary:
+            temporary.write_bytes(content)
     except OSError as problem:
-        problem.filename = problem.filename or str(path)
+        problem.filename = str(output)  # a full disk is an error without a name
         raise
+    running.unlink()
 
 
 def _engine(kernel: Kernel, show: Callable[[str], None]) -> type[NBClientEngine]:

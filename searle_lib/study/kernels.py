@@ -48,13 +48,14 @@ class Kernel:
         self.process.wait()
 
     def cause_of_death(self) -> str:
-        """Return how the process ended: a signal, or its status and the last line that it printed."""
+        """Return how the process ended and what to do: a signal, or its status and the last line that it printed."""
         status = self.process.wait()
         if status < 0:
-            return signal.Signals(-status).name
+            name = signal.Signals(-status).name
+            return f"its kernel died ({name}), probably because memory ran out; lower the batch sizes and run again."
         lines = self.output.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-        return f"status {status}: {last[:200]}"
+        return f"its kernel ended with status {status} ({last[:200]}); correct that, or free memory, and run again."
 
 
 class ReadyKernels:
