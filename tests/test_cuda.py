@@ -148,7 +148,7 @@ def test_a_step_of_fti4cir(clips, pixels):
         sentences = fti_training.prepare_sentences(clip, captions)
         losses = fti_training.losses(clip, words, F.normalize(embeddings, dim=-1), sentences, temperature=0.2)
         sum(losses.values()).backward()
-        terms.append({name: float(value) for name, value in losses.items()})
+        terms.append({name: float(value.detach()) for name, value in losses.items()})
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         counts.append(words.counts.tolist())
     assert counts[1] == counts[0]

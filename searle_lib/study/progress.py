@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from searle_lib.study import interruption
+
 LOG = "run.log"
 LOG_EVERY = 60.0  # seconds
 NOTHING = {"ended": [], "notes": [], "current": None}
@@ -45,9 +47,11 @@ class Progress:
         self._write("begins")
         self._thread.start()
         self._live.start()
+        interruption.cleanups.append(self._log_interruption)
         return self
 
     def __exit__(self, *problem: object) -> None:
+        interruption.cleanups.remove(self._log_interruption)
         self._live.stop()
         self._ended.set()
         self._thread.join()
@@ -85,6 +89,9 @@ class Progress:
                 self._write(line.removeprefix(self.name).strip())
                 if not self.console.is_terminal:
                     self.console.print(line)
+
+    def _log_interruption(self) -> None:
+        self._write(f"{self.elapsed.strip()}  stopped by Ctrl-C")
 
     def _write_new(self, report: dict) -> None:
         """Log the bars that ended since the last call, and log and print the new sentences of the kernel."""

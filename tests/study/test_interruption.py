@@ -41,6 +41,8 @@ def test_ctrl_c_ends_a_run_at_once_in_one_sentence(world, tmp_path_factory, mome
     assert seconds < LIMIT
     assert not psutil.wait_procs(children, LIMIT)[1]
     assert not list((project / "tmp").iterdir())
+    if (log := project / "reports/quick/run.log").exists():
+        assert log.read_text().endswith("s  stopped by Ctrl-C\n")
 
 
 def test_a_second_ctrl_c_changes_nothing():
