@@ -9,16 +9,20 @@ SAME := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # more threads would wait for each other
 LAB ?=
 
-.PHONY: help study test check same lab report bench lint world lock
+.PHONY: help study test test-cuda check same lab report bench lint world lock
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=another.yaml for another study)
 	@$(BIN)/python -m searle_lib run $(PARAMS)
 
 test: .venv/made ## run the whole test suite
 	$(TEST)
+
+test-cuda: .venv/made ## compare every path that depends on the device with the CPU, and measure it; needs a GPU
+	$(BIN)/python -m pytest -m cuda
+	@$(SPEED) $(BIN)/python -W ignore -m bench cuda
 
 check: lint ## check style and run the fast tests, in under two minutes
 	$(TEST) -m "not slow"

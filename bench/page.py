@@ -91,6 +91,11 @@ def _charts(facts: dict) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="Time against size on log axes">'
 
 
+def cuda_text(facts: dict, rows: list[dict]) -> str:
+    """Return the measurements on a CUDA device as text."""
+    return "\n\n".join([_cuda(facts), _lines(rows)])
+
+
 def _cuda(facts: dict) -> str:
     if not facts["cuda"]:
         return "This machine has no CUDA device; nothing was measured on one."

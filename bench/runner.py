@@ -75,6 +75,22 @@ def main() -> int:
     return int(any(not row.get("agree", True) for rows in facts["work"].values() for row in rows))
 
 
+def main_on_cuda() -> int:
+    """Measure the pieces that run on a CUDA device there alone, and print them; 1 when results differ."""
+    if not torch.cuda.is_available():
+        print("this machine has no CUDA device; nothing was measured.")
+        return 0
+    works = [name for name in PIECES if name not in ON_CPU]
+    progress, rows = Progress(1 + len(works)), []
+    progress.next(f"cuda: matrix products in {', '.join(instruments.KINDS)}")
+    rates = instruments.product_rates("cuda")
+    for name in works:
+        progress.next(f"cuda: {name}")
+        rows += measure_work(name, "cuda", rates)
+    print(page.cuda_text({"cuda": torch.cuda.get_device_name(), "gemm_gflops": {"cuda": rates}}, rows))
+    return int(any(not row.get("agree", True) for row in rows))
+
+
 def measure_work(name: str, device: str, rates: dict[str, float]) -> list[dict]:
     """Measure a work in float32, and in each half precision that it has; return a row of the table for each."""
     same, skipped = {"float32": PIECES[name](device)}, []

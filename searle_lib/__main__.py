@@ -4,30 +4,35 @@ Each command is a function that takes the parsed options and returns the exit st
 so `run` waits for neither torch nor the pages.
 """
 
-import argparse
-import json
-import sys
-from dataclasses import replace
-from pathlib import Path
+from searle_lib.study import interruption
 
-from searle_lib.store import artefacts
-from searle_lib.store.records import MissingInput, StaleInput, Study
-from searle_lib.study import run, workspace
+with interruption.installed():  # these imports take a second
+    import argparse
+    import json
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+
+    from searle_lib.store import artefacts
+    from searle_lib.store.records import MissingInput, StaleInput, Study
+    from searle_lib.study import run, workspace
 
 REFUSALS = (run.NotebookFailed, MissingInput, StaleInput, artefacts.DamagedArtefact, ValueError, OSError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return its exit status, and print an error as one sentence."""
+    """Run a command; return its exit status, and print an error as one sentence.
+
+    `arguments` are those of the command line if they are None; only then a Ctrl-C ends the process.
+    """
+    if arguments is None:
+        interruption.install()
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
     except REFUSALS as problem:
         print(f"error: {_sentence(problem)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; run the same command to continue.", file=sys.stderr)
-        return 130
 
 
 def _sentence(problem: Exception) -> str:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from searle_lib.store import checkpoints, randomness
+from searle_lib.store import bars, checkpoints, randomness
 from searle_lib.store.artefacts import Store, write_json
 
 Row = dict[str, float]
@@ -98,13 +97,21 @@ class Training(ABC):
         """Train for one epoch and return the means of its losses."""
 
     def run(self, save_every: int, on_epoch: Callable[[Row], None] = lambda row: None) -> None:
-        """Train all epochs that are not finished, and call `on_epoch` with each new row of the log."""
-        with tqdm(total=self.settings.epochs, initial=self.epoch, desc=self.name, mininterval=2) as bar:
+        """Train all epochs that are not finished, and call `on_epoch` with each new row of the log.
+
+        Raises ValueError if a loss is not finite; the state before that epoch stays.
+        """
+        with bars.bar(self.settings.epochs, f"{self.name} epochs", self.epoch) as bar:
             while self.epoch < self.settings.epochs:
                 self.module.train()
                 stream = randomness.keys(self.settings.seed, f"{self.name}-epoch", [self.epoch])[0]
                 torch.manual_seed(int(stream >> np.uint64(1)))
                 losses = self.train_epoch()
+                if not np.isfinite(list(losses.values())).all():
+                    raise ValueError(
+                        f"the losses of {self.name} are not finite in epoch {self.epoch + 1}; lower "
+                        f"{self.name}_learning_rate, or set precision to float32."
+                    )
                 self.epoch += 1
                 self.log.append({"epoch": self.epoch} | losses)
                 self.save(save_every)

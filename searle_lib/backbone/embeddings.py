@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from searle_lib.data.benchmarks import IMAGENET, Benchmark, group_by_split, refe
 from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, write_json
+from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -93,15 +94,23 @@ def encode(
         ValueError: if an image cannot be decoded, or an embedding is not finite.
     """
     ids, paths = tuple(table["image"]), [Path(path) for path in table["path"]]
+    size = BatchSize(reader.batch_size, "image_batch_size")
 
     def work(first: int, end: int) -> dict[str, Tensor]:
-        pixels = reader.batches(paths[first:end], backbone.resolution, backbone.preprocess)
-        return {"vectors": torch.cat([encode_images(backbone, part).cpu() for part in pixels])}
+        parts = []
+        for pixels in reader.batches(paths[first:end], backbone.resolution, backbone.preprocess):
+            parts += size.over(0, len(pixels), partial(_encode_rows, backbone, pixels))
+        vectors = torch.cat(parts)
+        broken = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"the embedding of image {ids[first + broken[0]]} of {name} by {backbone.name} is not finite; set "
+                "precision to float32."
+            )
+        return {"vectors": vectors}
 
     def make(folder: Path) -> None:
         vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
-        if not torch.isfinite(vectors["vectors"]).all():
-            raise ValueError(f"the embeddings of {name} by {backbone.name} are not finite; set precision to float32.")
         _save(folder, name, ids, vectors["vectors"], backbone)
         shards.clear(folder / "shards")
 
@@ -219,6 +228,10 @@ def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
                 "set missing_images: report."
             ) from None
     return total.hexdigest()[:16]
+
+
+def _encode_rows(backbone: Backbone, pixels: Tensor, rows: range) -> Tensor:
+    return encode_images(backbone, pixels[rows.start : rows.stop]).cpu()
 
 
 def _save(folder: Path, name: str, ids: tuple[str, ...], vectors: Tensor, backbone: Backbone) -> None:

@@ -19,8 +19,9 @@ from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data.benchmarks import Benchmark, Example
 from searle_lib.evaluation.composers import Composer
-from searle_lib.ranking import search
+from searle_lib.ranking import CELLS, search
 from searle_lib.store.artefacts import Store
+from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -117,7 +118,9 @@ def compare(benchmark: Benchmark, gallery: Embeddings, queries: Tensor, depth: i
     target = _padded_rows(gallery, [[image] if image else [] for image in table["target"].tolist()])
     truths, group = _padded_rows(gallery, table["ground_truths"]), _padded_rows(gallery, table["group"])
     excluded = gallery.rows(table["reference"].tolist()) if excludes_reference else None
-    answers = search(queries, gallery.unit, k=depth, candidates=truths, members=group, excluded=excluded)
+    rows = {"k": depth, "candidates": truths, "members": group, "excluded": excluded}
+    size = BatchSize(max(1, CELLS // len(gallery.ids)), "the batch of queries")
+    answers = size.attempt(lambda chunk: search(queries, gallery.unit, chunk=chunk, **rows))
     target_ranks = torch.where(truths == target, answers.ranks, -1).amax(1)  # a target is one of the ground truths
     subset = torch.where(group == target, answers.order, -1).amax(1)
     return Rankings(target_ranks, answers.ranks, answers.order, subset, answers.top, answers.scores)

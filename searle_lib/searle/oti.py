@@ -9,7 +9,6 @@ numbers and sees the gradient of a batch of one.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from searle_lib.searle.phrases import Phrases
 from searle_lib.searle.settings import OtiSettings as Settings
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
+from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -100,12 +100,10 @@ def invert(
     facts |= {"clip": backbone.sha256, "precision": backbone.precision, "code": code_digest(optimise)}
 
     def make(folder: Path) -> None:
-        bank = phrase_bank.prepare(store, backbone, phrases)
+        bank, size = phrase_bank.prepare(store, backbone, phrases), BatchSize(batches.size, "oti_batch_size")
 
         def work(first: int, end: int) -> dict[str, Tensor]:
-            edges = [*range(first, end, batches.size), end]
-            ranges = (range(*pair) for pair in pairwise(edges))
-            parts = [optimise(backbone, images, concepts, bank, rows, settings) for rows in ranges]
+            parts = [*size.over(first, end, lambda rows: optimise(backbone, images, concepts, bank, rows, settings))]
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         rows = batches.size * batches.save_every

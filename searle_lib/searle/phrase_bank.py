@@ -24,6 +24,7 @@ from searle_lib.searle.concepts import Concepts
 from searle_lib.searle.phrases import Phrases
 from searle_lib.store import shards
 from searle_lib.store.artefacts import Store
+from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.shards import Rows
 
@@ -148,9 +149,11 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
     A phrase that does not name its concept has no placeholder; its concept is unusable, so nothing draws it.
     """
     concept_of = np.repeat(np.array(phrases.concepts, dtype=object), np.diff(phrases.starts))
+    size = BatchSize(batch_size, "the batch of phrases")
 
     def work(start: int, end: int) -> dict[str, Tensor]:
-        return encode_phrases(backbone, phrases.texts[start:end], concept_of[start:end], batch_size)
+        texts, concepts = phrases.texts[start:end], concept_of[start:end]
+        return size.attempt(lambda count: encode_phrases(backbone, texts, concepts, count))
 
     def make(folder: Path) -> None:
         shards.write(folder, len(phrases.texts), SHARD, work, desc="phrase features")

@@ -21,6 +21,7 @@ from searle_lib.searle.concepts import Vocabulary
 from searle_lib.searle.settings import PhraseSettings as Settings
 from searle_lib.store import randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
+from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -102,9 +103,13 @@ def generate(
 
     def make(folder: Path) -> None:
         model, tokenizer = load_language_model(language_model, device)
+        size = BatchSize(batch_size, "phrase_batch_size")
 
         def work(first: int, end: int) -> dict[str, Tensor]:
-            return {"ids": sample(model, tokenizer, names[first:end], settings)}
+            parts = size.over(
+                first, end, lambda rows: sample(model, tokenizer, names[rows.start : rows.stop], settings)
+            )
+            return {"ids": torch.cat(list(parts))}
 
         ids = shards.run(folder / "shards", len(names), batch_size, work, desc="phrases")["ids"]
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]

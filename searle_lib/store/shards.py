@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from searle_lib.store import bars
 from searle_lib.store.artefacts import atomic_write
 
 Work = Callable[[int, int], dict[str, Tensor]]
@@ -64,14 +64,14 @@ def write(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> Non
     """Compute as `run` does, but return nothing: for tensors too large for memory. `memory_map` reads the shards."""
     folder.mkdir(parents=True, exist_ok=True)
     finished = [(first, end) for _, first, end in _shards(folder)]
-    with tqdm(total=rows, desc=desc, mininterval=2) as bar:
-        bar.update(sum(end - first for first, end in finished))
+    with bars.bar(rows, desc, sum(end - first for first, end in finished)) as bar:
         for first, end in _gaps(finished, rows):
             for start in range(first, end, size):
                 stop = min(start + size, end)
+                done = bar.n
                 with atomic_write(folder / f"rows-{start:09d}-{stop:09d}.safetensors") as temporary:
                     save_file({name: value.contiguous() for name, value in work(start, stop).items()}, temporary)
-                bar.update(stop - start)
+                bar.update(done + stop - start - bar.n)  # less the rows that `work` itself has reported
 
 
 def memory_map(folder: Path) -> dict[str, Rows]:

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from searle_lib.store.artefacts import atomic_write
+from searle_lib.study.kernels import Kernel
+
 START_TIMEOUT = 600  # seconds; a kernel starts slowly on a slow disk
 
 
-def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManager, show: Callable[[str], None]) -> str:
+def execute(
+    path: Path, output: Path, values: Mapping, kernel: Kernel, folder: Path, show: Callable[[str], None]
+) -> str:
     """Run a notebook; return "" if it succeeds, else the sentence that it stopped with.
 
     Args:
@@ -22,10 +26,13 @@ def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManage
         output: where to write the executed notebook. If the notebook stops, an earlier `output` stays, and the executed
             cells are written to *.failed.ipynb.
         values: its parameters.
-        kernel: a running kernel, which ends with the notebook.
+        kernel: a kernel that was started, which ends with the notebook.
+        folder: the run's own, where the notebook is written while it runs.
         show: called with the heading above the cell that runs.
+
+    Raises OSError, with the file, if the notebook cannot be written.
     """
-    running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".failed.ipynb")
+    running, failed = folder / path.name, output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     papermill_engines.register("ready kernel", _engine(kernel, show))
     try:
@@ -38,19 +45,38 @@ def execute(path: Path, output: Path, values: Mapping, kernel: AsyncKernelManage
             cwd=path.parents[1],
             kernel_name="python3",
         )
-        running.replace(output)
+        _move(running, output)
     except PapermillExecutionError as problem:
-        running.replace(failed)
+        _move(running, failed)
         return f"{problem.evalue.strip()} (the cells that ran are in {failed})"
-    except DeadKernelError:
-        return "its kernel died, probably because memory ran out; lower the batch sizes and run again."
-    finally:
-        running.unlink(missing_ok=True)
+    except RuntimeError as problem:
+        if isinstance(problem, DeadKernelError) or not kernel.is_alive:
+            return kernel.cause_of_death()
+        raise
+    except OSError as problem:
+        if problem.filename not in (None, str(running)):
+            raise
+        raise OSError(
+            f"{running} cannot be written ({problem.strerror or problem}); make room in the temporary folder, or set "
+            "TMPDIR to another one."
+        ) from problem
     return ""
 
 
-def _engine(kernel: AsyncKernelManager, show: Callable[[str], None]) -> type[NBClientEngine]:
-    """Return papermill's engine on a running kernel, which shows the heading above the cell that runs."""
+def _move(running: Path, output: Path) -> None:
+    """Move an executed notebook from the temporary folder, which may be on another disk."""
+    content = running.read_bytes()
+    try:
+        with atomic_write(output) as temporary:
+            temporary.write_bytes(content)
+    except OSError as problem:
+        problem.filename = str(output)  # a full disk is an error without a name
+        raise
+    running.unlink()
+
+
+def _engine(kernel: Kernel, show: Callable[[str], None]) -> type[NBClientEngine]:
+    """Return papermill's engine on a started kernel, which shows the heading above the cell that runs."""
 
     class ReadyKernel(NBClientEngine):
         @classmethod
@@ -64,7 +90,9 @@ def _engine(kernel: AsyncKernelManager, show: Callable[[str], None]) -> type[NBC
                 return start(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
-            client = PapermillNotebookClient(nb_man, km=kernel, kernel_name="python3", startup_timeout=START_TIMEOUT)
+            client = PapermillNotebookClient(
+                nb_man, km=kernel.manager, kernel_name="python3", startup_timeout=START_TIMEOUT
+            )
             client.owns_km = True  # else it would leave the kernel running
             return client.execute()
 

@@ -7,7 +7,6 @@ runs before 07_results, which reads its results.
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from searle_lib.evaluation.seeds import require_distinct, study_of_seed
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
 from searle_lib.store.records import Record, Study
 from searle_lib.study import parameters, plan, workspace
+from searle_lib.study.progress import LOG, Progress
+from searle_lib.study.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from searle_lib.study.kernels import ReadyKernels
@@ -33,7 +32,7 @@ ENVIRONMENT = {  # of the notebooks' kernels
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),  # else the kernel maps and clears every large tensor anew
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
-    "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar
+    "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar; ours go to the runner (store/bars.py)
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -223,6 +222,7 @@ class _Runner:
 
     def __init__(self, root: Path, study: Study, console: Console, count: int):
         self.root, self.study, self.console, self.count = root, study, console, count
+        self.folder: RunFolder | None = None
         self.kernels: ReadyKernels | None = None
         self.executed: list[str] = []
         self.pages: list[Future] = []
@@ -234,7 +234,8 @@ class _Runner:
             from searle_lib.study.kernels import ReadyKernels
 
             self.study.reports.mkdir(parents=True, exist_ok=True)
-            self.kernels = ReadyKernels(self.root, self.count)
+            self.folder = RunFolder()
+            self.kernels = ReadyKernels(self.root, self.count, self.folder.path)
 
     def run(self, path: Path, values: Mapping) -> None:
         """Run a notebook with a progress line, and start to render its page. Raises NotebookFailed if it stops."""
@@ -244,36 +245,23 @@ class _Runner:
 
         if not self.executed:
             self.pool.submit(import_module, "searle_lib.study.site")  # ready when the front page is due
-        output, line = self.study.reports / path.name, _Line(path.stem)
-        with Live(get_renderable=line, console=self.console, refresh_per_second=4, transient=True):
-            problem = execution.execute(path, output, values, self.kernels.take(), line.show)
+        output, kernel = self.study.reports / path.name, self.kernels.take()
+        with Progress(path.stem, kernel.bars, self.study.reports / LOG, self.console) as progress:
+            problem = execution.execute(path, output, values, kernel, self.folder.path, progress.show)
+        progress.end(f"stopped: {problem}" if problem else "done")
         if problem:
             raise NotebookFailed(f"{path.stem} stopped: {problem}")
-        line.show("done")
-        self.console.print(line())
         self.executed.append(path.stem)
         page = output.with_suffix(".html")
         head = stale_pages.head_of(self.study, page)
         self.pages.append(self.pool.submit(pages.page, pages.read(output), page, head))
 
     def close(self) -> None:
-        """End the kernel that no notebook took, and wait for the pages."""
+        """End the kernel that no notebook took, remove the temporary folder, and wait for the pages."""
         if self.kernels is not None:
             self.kernels.close()
+        if self.folder is not None:
+            self.folder.close()
         self.pool.shutdown()
         for page in self.pages:
             page.result()
-
-
-class _Line:
-    """The progress line of one notebook: name, elapsed time, current activity."""
-
-    def __init__(self, name: str):
-        self.name, self.activity, self.started = name, "starting its kernel", time.monotonic()
-
-    def __call__(self) -> Text:
-        return Text(f"{self.name:<14}{time.monotonic() - self.started:6.1f} s  {self.activity}", no_wrap=True)
-
-    def show(self, activity: str) -> None:
-        """Set the activity that the line shows."""
-        self.activity = activity

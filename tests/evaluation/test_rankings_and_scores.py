@@ -1,6 +1,7 @@
 """Composing, ranking and scoring on a drawn world, held to loops written out here."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -624,3 +625,18 @@ def test_other_pseudo_words_have_names_of_their_own(copied, tiny, monkeypatch):
         query_words.keep_names(sixth, tiny, load(copied, tiny, methods)[0])
         keys.append(sixth.made["nearest-names"])
     assert keys[0] == keys[3] and len(set(keys)) == 3
+
+
+def test_an_embedding_that_is_not_finite_stops_with_the_name_of_its_image(tiny, world, tmp_path, monkeypatch):
+    table, encode_images = annotations.imagenet(world).head(5), embeddings.encode_images
+
+    @functools.wraps(encode_images)  # so that its code is that of `encode_images`
+    def with_a_gap(backbone, pixels):
+        vectors = encode_images(backbone, pixels)
+        vectors[1, 2] = float("nan")
+        return vectors
+
+    monkeypatch.setattr(embeddings, "encode_images", with_a_gap)
+    sentence = f"the embedding of image {table['image'][1]} of imagenet/test by tiny-clip is not finite; set precision"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        embeddings.encode(Store(tmp_path), tiny, "imagenet/test", table)

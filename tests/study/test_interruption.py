@@ -1,0 +1,62 @@
+"""Ctrl-C at any moment: one sentence, status 130, within two seconds, and nothing is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from projects import environment, make_project
+
+LIMIT = 2.0  # seconds
+
+
+def interrupt(project, moment, group=False):
+    """Run the quick study, send it Ctrl-C after some seconds; its status and errors, its time to end, and children."""
+    (project / "tmp").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "searle_lib", "run", "params/quick.yaml"]
+    run = subprocess.Popen(
+        command, cwd=project, env=environment(project) | {"TMPDIR": str(project / "tmp")}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(moment)
+    children = psutil.Process(run.pid).children(recursive=True)
+    began = time.monotonic()
+    if group:
+        os.killpg(run.pid, signal.SIGINT)
+    else:
+        run.send_signal(signal.SIGINT)
+    printed = run.communicate()[1]
+    return run.returncode, printed, time.monotonic() - began, children
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.2, 0.5, 1.0, 2.0, 5.0, 12.0])
+def test_ctrl_c_ends_a_run_at_once_in_one_sentence(world, tmp_path_factory, moment):
+    project = make_project(tmp_path_factory.mktemp("p"), world)
+    status, printed, seconds, children = interrupt(project, moment, group=moment > 2)
+    assert (status, printed) == (130, "stopped; run the same command to continue.\n")
+    assert seconds < LIMIT
+    assert not psutil.wait_procs(children, LIMIT)[1]
+    assert not list((project / "tmp").iterdir())
+    if (log := project / "reports/quick/run.log").exists():
+        assert log.read_text().endswith("s  stopped by Ctrl-C\n")
+
+
+def test_a_second_ctrl_c_changes_nothing():
+    code = (
+        "import os, signal, sys, time\n"
+        "from searle_lib.study import interruption\n"
+        "interruption.cleanups.append(lambda: (os.kill(os.getpid(), signal.SIGINT), print('cleaned', flush=True)))\n"
+        "interruption.install()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("stopped")) == (130, "cleaned\n", 1)
+
+
+def test_a_program_that_imports_the_command_keeps_its_own_ctrl_c():
+    code = "import signal; h = signal.getsignal(2); import searle_lib.__main__; assert signal.getsignal(2) is h"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
