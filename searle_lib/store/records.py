@@ -158,7 +158,7 @@ class Study:
         return records | {notebook: record}
 
     def write(self, record: Record) -> None:
-        """Write a record. An earlier one that differs is moved to `earlier`, where it explains what changed."""
+        """Write a record. An earlier one that differs is kept in `earlier`, where it explains what changed."""
         file = self._file(record.notebook)
         file.parent.mkdir(parents=True, exist_ok=True)
         earlier = self._load(file)
@@ -167,6 +167,22 @@ class Study:
             copy.parent.mkdir(exist_ok=True)
             write_json(copy, asdict(earlier))
         write_json(file, asdict(record))
+        self._earlier_file(record.notebook, record.digest).unlink(missing_ok=True)
+
+    def report(self, name: str) -> Path:
+        """Return the path of a report file or folder that the current notebook is about to write.
+
+        The notebook's earlier record is withdrawn first. So if this run stops between two files, no record vouches for
+        files of different runs.
+        """
+        file = self._file(self.notebook)
+        earlier = self._load(file)
+        if earlier:
+            copy = self._earlier_file(self.notebook, earlier.digest)
+            copy.parent.mkdir(exist_ok=True)
+            file.replace(copy)
+        file.unlink(missing_ok=True)
+        return self.reports / name
 
     def problem(self, notebook: str) -> str:
         """Return the sentence that says why a notebook's record cannot be used; "" if it can."""
