@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "check everything that a study needs before anything is computed", params, changes)
     command("submit", _submit, "write a study's rankings as files for the test servers", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' format", params, changes, folder)
+    action = (["action"], {"choices": ["list", "prune"], "help": "prune removes what no study's record names"})
+    yes = (["--yes"], {"action": "store_true", "help": "remove without asking"})
+    help_text = "list the store's artefacts by study, or remove those that no study's record names"
+    command("artefacts", _artefacts, help_text, action, params, changes, yes)
     command("validate", _validate, "check whether a test server would accept a file of CIRR or CIRCO", file, data)
     help_text = "a parameter file, a study's folder, or a results.csv"
     studies = [([name], {"type": Path, "help": help_text}) for name in ("first", "second")]
@@ -141,6 +145,34 @@ def _export(options: argparse.Namespace) -> int:
     for path in export.export(study, options.to):
         print(path)
     return 0
+
+
+def _artefacts(options: argparse.Namespace) -> int:
+    from searle_lib.study import inventory
+
+    study = _read_study(options)[1]
+    entries = inventory.read(study.store, study.reports.parent)
+    print(inventory.table(entries))
+    unnamed = inventory.unnamed(entries)
+    if options.action == "list" or not unnamed:
+        return 0
+    print(
+        f"\nNo record in {study.reports.parent} names {len(unnamed)} of them. They serve to make others, belong to "
+        "earlier parameters, or to a study that runs now. A run that needs one makes it again."
+    )
+    if not options.yes and _ask("Remove them? [y/N] ") != "y":
+        print("nothing was removed; answer y, or pass --yes.")
+        return 1
+    removed = inventory.prune(study.store, unnamed)
+    print(f"removed {len(removed)} artefacts, {sum(entry.bytes for entry in removed) / 1e6:,.1f} MB.")
+    return 0
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:  # no terminal
+        return ""
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -117,7 +117,6 @@ class Training(ABC):
                 self.save(save_every)
                 on_epoch(self.log[-1])
                 bar.update()
-        checkpoints.finish(self.folder)
 
     def save(self, save_every: int) -> None:
         """Save the state to resume from, and the weights if the epoch is the last or a multiple of `save_every`."""

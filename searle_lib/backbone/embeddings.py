@@ -5,7 +5,7 @@ Takes a table of images. The vectors are computed once for each list of images, 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from searle_lib.data import images, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark, group_by_split, reference_table
 from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.store import shards
-from searle_lib.store.artefacts import Store, write_json
+from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -112,9 +112,8 @@ def encode(
     def make(folder: Path) -> None:
         vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
         _save(folder, name, ids, vectors["vectors"], backbone)
-        shards.clear(folder / "shards")
 
-    return store.keep(f"embeddings/{name}", facts_of(backbone, table), make).read(load)
+    return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)
 
 
 def encode_galleries(
@@ -153,7 +152,7 @@ def keep_references(
         vectors = torch.cat([galleries[gallery_of[image]].select([image]) for image in table["image"]])
         _save(folder, name, tuple(table["image"]), vectors, backbone)
 
-    return store.keep(f"embeddings/{name}", facts_of(backbone, table), make).read(load)
+    return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)
 
 
 def keep_all_references(
@@ -189,12 +188,12 @@ def read(study: Study, name: str) -> Embeddings:
     return study.artefact("02_concepts", f"embeddings/{name}").read(load)
 
 
-def facts_of(backbone: Backbone, table: pd.DataFrame) -> dict:
+def facts_of(store: Store, backbone: Backbone, table: pd.DataFrame) -> dict:
     """Return the facts that determine the embeddings and patch tokens of a table of images, for an artefact's key."""
     return {
         "clip": backbone.sha256,
         "preprocess": backbone.preprocess,
-        "images": images_fingerprint(table["image"], map(Path, table["path"])),
+        "images": images_fingerprint(table["image"], map(Path, table["path"]), store.hash_files),
         "precision": backbone.precision,
         "code": code_digest(encode_images, images.to_pixels, images.read),
     }
@@ -207,27 +206,42 @@ def load(folder: Path) -> Embeddings:
     return Embeddings(facts["name"], tuple(facts["ids"]), vectors, folder.name.rpartition("-")[2], facts["clip"])
 
 
-def images_fingerprint(ids: Iterable[str], paths: Iterable[Path]) -> str:
-    """Hash a list of images by ids, order and sizes in bytes, without reading an image.
+def images_fingerprint(
+    ids: Iterable[str],
+    paths: Iterable[Path],
+    hash_files: Callable[[Sequence[Path]], list[str]] = lambda paths: [file_sha256(path) for path in paths],
+) -> str:
+    """Hash a list of images by ids, order and contents.
 
-    Modification times do not count, so a copied data set keeps its pseudo-words, which took days.
+    Names of folders and times of change do not count, so a copied data set keeps its pseudo-words, which took days.
+
+    Args:
+        ids: the images.
+        paths: their files.
+        hash_files: returns the sha256 of each file. A store's keeps the hashes, so an unchanged file is not read again.
 
     Raises:
         FileNotFoundError: if an image does not exist.
-        PermissionError: if a folder may not be read.
+        OSError: if an image may not be read, or is no plain file.
     """
-    total = hashlib.sha256()
-    for image, path in zip(ids, paths, strict=True):
-        try:
-            total.update(f"{image}\t{path.stat().st_size}\n".encode())
-        except PermissionError:
-            raise PermissionError(f"image {path} may not be read; change its folder's permissions.") from None
-        except OSError:
+    ids, paths = list(ids), list(paths)
+    try:
+        hashes = hash_files(paths)
+    except OSError as problem:
+        path = str(problem.filename)
+        image = dict(zip(map(str, paths), ids, strict=True)).get(path, path)
+        if isinstance(problem, PermissionError):
+            raise PermissionError(f"image {path} may not be read; change its permissions or its folder's.") from None
+        if isinstance(problem, FileNotFoundError | NotADirectoryError):
             raise FileNotFoundError(
                 f"image {image} is listed but {path} does not exist; download it, correct data_root, or "
                 "set missing_images: report."
             ) from None
-    return total.hexdigest()[:16]
+        raise OSError(
+            f"image {path} cannot be read ({problem.strerror}); download it again, or set missing_images: report."
+        ) from None
+    lines = [f"{image}\t{sha256}\n" for image, sha256 in zip(ids, hashes, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def _encode_rows(backbone: Backbone, pixels: Tensor, rows: range) -> Tensor:

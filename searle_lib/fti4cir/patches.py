@@ -87,7 +87,9 @@ def encode(store: Store, backbone: Backbone, name: str, table: pd.DataFrame, rea
         table: the images, columns image and path.
         reader: how many images are read at once; changes no result.
     """
-    facts = facts_of(backbone.exact, table) | {"code": code_digest(encode_patches, images.to_pixels, images.read)}
+    facts = facts_of(store, backbone.exact, table) | {
+        "code": code_digest(encode_patches, images.to_pixels, images.read)
+    }
     dtype = torch.float16 if PRECISIONS.get(backbone.precision) else backbone.exact.model.dtype
 
     def work(first: int, end: int) -> dict[str, Tensor]:
@@ -122,7 +124,7 @@ def keep_words(
         reader: how many images are read at once; changes no result.
         parts: the words that queries use: both, subject or attributes.
     """
-    facts = facts_of(backbone.exact, table) | {"network": trained.key}
+    facts = facts_of(store, backbone.exact, table) | {"network": trained.key}
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
     def make(folder: Path) -> None:

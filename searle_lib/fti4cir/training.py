@@ -167,7 +167,7 @@ def train(
         )
     backbone = backbone.exact
     table = data.images.set_index("image").loc[list(captions.ids)].reset_index()
-    facts = asdict(settings) | facts_of(backbone, table)
+    facts = asdict(settings) | facts_of(store, backbone, table)
     facts |= {
         "captions": captions.key,
         "code": code_digest(Fti4CirTraining, patches.encode_patches, images.to_pixels, images.read),

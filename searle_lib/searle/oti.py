@@ -110,7 +110,6 @@ def invert(
         words = shards.run(folder / "shards", len(images.ids), rows, work, desc=f"OTI {images.name}")
         save_file(words, folder / "oti.safetensors")
         _write_ids(folder, images, history_steps(settings.steps))
-        shards.clear(folder / "shards")
 
     return store.keep(f"oti/{images.name}", facts, make).read(load)
 

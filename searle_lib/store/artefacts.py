@@ -6,23 +6,37 @@ folder that exists is complete. An interrupted build resumes from its `.partial`
 and it uses none of them.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
-FORMAT = 4  # part of every hash; raise it when what a stage writes changes its meaning
+from searle_lib.store import contents
+from searle_lib.store.files import (
+    DISK_FULL,
+    TEMPORARY,
+    atomic_write,
+    file_sha256,
+    flush,
+    refuse_unwritable,
+    write_json,
+)
+
+__all__ = ["DISK_FULL", "Artefact", "DamagedArtefact", "Store", "atomic_write", "digest", "file_sha256", "write_json"]
+
+FORMAT = 5  # part of every hash; raise it when what a stage writes changes its meaning
 MANIFEST = "manifest.json"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+PARTIAL = ".partial"
+HASHES = ".hashes"  # the folder of the store that keeps the hashes of files
+UNFINISHED = ("shards", "training.safetensors")  # what an interrupted build resumes from, removed when all else is kept
 READ_ERRORS = (OSError, SafetensorError, ValueError, LookupError, EOFError, RuntimeError)  # of readers of files
 
 Content = TypeVar("Content")
@@ -39,26 +53,68 @@ class Artefact:
     Args:
         folder: where its files are.
         key: the hash of everything that determines it.
+        root: the store's folder, "" if there is none; its hashes of files spare reading a file that has not changed.
+        notebook: the notebook that made it, "" if the manifest says it.
     """
 
     folder: Path
     key: str
+    root: Path | None = field(default=None, compare=False)
+    notebook: str = field(default="", compare=False)
 
     def read(self, load: Callable[[Path], Content]) -> Content:
-        """Return what `load` reads from the folder. Raises DamagedArtefact if the files cannot be read."""
+        """Return what `load` reads from the folder. Raises as `require_whole` does."""
+        self.require_whole()
         try:
             return load(self.folder)
         except READ_ERRORS as problem:
             reason = " ".join(str(problem).split())[:160] or type(problem).__name__
-            raise DamagedArtefact(
-                f"artefact {self.folder} is damaged ({reason}); delete that folder and run {self._maker()} again."
-            ) from problem
+            raise DamagedArtefact(self._sentence(reason)) from problem
+
+    def require_whole(self) -> None:
+        """Raise DamagedArtefact if a file is not as it was written: absent, cut off, or with another content."""
+        damaged = self.damaged_files()
+        if damaged:
+            raise DamagedArtefact(self._sentence("; ".join(f"{name} {reason}" for name, reason in damaged.items())))
+
+    def damaged_files(self) -> dict[str, str]:
+        """Return what is wrong with each file that is not as it was written, by name."""
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            is_whole = manifest.pop("sha256") == _facts_sha256(manifest)
+        except FileNotFoundError:
+            return {MANIFEST: "is gone"}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+            return {MANIFEST: f"cannot be read: {problem}"}
+        if not is_whole:
+            return {MANIFEST: "has changed since it was written"}
+        files = manifest["files"]
+        sizes = {name: (self.folder / name).stat().st_size for name in files if (self.folder / name).is_file()}
+        damaged = {name: "is gone" for name in files if name not in sizes}
+        for name, size in sizes.items():
+            if size != files[name]["bytes"]:
+                damaged[name] = f"has {size:,} of {files[name]['bytes']:,} bytes"
+        complete = [self.folder / name for name in files if name not in damaged]
+        try:
+            for path, sha256 in zip(complete, self._hash(complete), strict=True):
+                expected = files[path.relative_to(self.folder).as_posix()]["sha256"]
+                if sha256 != expected and file_sha256(path) != expected:  # a kept hash may be damaged itself
+                    damaged[path.relative_to(self.folder).as_posix()] = "has changed since it was written"
+        except OSError as problem:
+            damaged[Path(problem.filename).name] = f"cannot be read: {problem.strerror}"
+        return damaged
+
+    def _hash(self, paths: Sequence[Path]) -> list[str]:
+        return contents.hash_files(paths, (self.root or self.folder.parent) / HASHES)
+
+    def _sentence(self, reason: str) -> str:
+        return f"artefact {self.folder} is damaged ({reason}); delete that folder and run {self._maker()} again."
 
     def _maker(self) -> str:
         try:
-            return json.loads((self.folder / MANIFEST).read_text())["notebook"] or "the study"
-        except (OSError, ValueError, LookupError):
-            return "the notebook that made it"
+            return json.loads((self.folder / MANIFEST).read_text())["notebook"] or self.notebook or "the study"
+        except (OSError, ValueError, LookupError, TypeError):
+            return self.notebook or "the notebook that made it"
 
 
 @dataclass(frozen=True)
@@ -76,40 +132,58 @@ class Store:
     def keep(self, name: str, facts: dict, make: Callable[[Path], None]) -> Artefact:
         """Return the artefact with this name and these facts; build it with `make(folder)` if it does not exist.
 
-        Raises OSError if the disk is full.
+        A notebook also builds an artefact that is damaged; what is whole of it stays.
+
+        Raises:
+            Unwritable: if the disk is full, or the folder may not be written.
+            DamagedArtefact: outside of a notebook, if the artefact is damaged.
         """
         key = digest({"format": FORMAT, "name": name, **facts})
-        folder = self.root / f"{name}-{key}"
-        if folder.exists():
-            return Artefact(folder, key)
-        partial = folder.with_name(folder.name + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._lock(key)):
-            if folder.exists():  # another process built it while this one waited
-                return Artefact(folder, key)
-            try:
-                partial.mkdir(exist_ok=True)
-                make(partial)
-                manifest = {"name": name, "key": key, "format": FORMAT, "notebook": self.notebook, "facts": facts}
-                write_json(partial / MANIFEST, manifest)
-                partial.rename(folder)
-            except (OSError, SafetensorError) as problem:
-                if not _is_disk_full(problem):
-                    raise
-                raise OSError(
-                    f"the disk of {self.root} is full ({shutil.disk_usage(self.root).free:,} bytes are free) before "
-                    f"{name} was written; make room or set artefact_root to a larger disk, then run again: finished "
-                    "work is kept."
-                ) from problem
-            finally:
-                if not any(path.is_file() for path in partial.rglob("*")):  # interrupted before its first shard
-                    shutil.rmtree(partial, ignore_errors=True)
-        return Artefact(folder, key)
+        artefact = Artefact(self.root / f"{name}-{key}", key, self.root)
+        if self._is_whole(artefact):
+            return artefact
+        with refuse_unwritable(self.root, name, "artefact_root"):
+            artefact.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.lock(key)):
+                if not self._is_whole(artefact):  # else another process built it while this one waited
+                    self._build(artefact, name, facts, make)
+        return artefact
 
-    def _lock(self, key: str) -> Path:
+    def hash_files(self, paths: Sequence[Path]) -> list[str]:
+        """Return the sha256 of each file, as `contents.hash_files` does; the store keeps the hashes."""
+        return contents.hash_files(paths, self.root / HASHES)
+
+    def lock(self, key: str) -> Path:
+        """Return the file that a process locks while it builds or removes the artefact with a key."""
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         return locks / key
+
+    def _is_whole(self, artefact: Artefact) -> bool:
+        if artefact.folder.exists() and not self.notebook:
+            artefact.require_whole()
+        return artefact.folder.exists() and not artefact.damaged_files()
+
+    def _build(self, artefact: Artefact, name: str, facts: dict, make: Callable[[Path], None]) -> None:
+        partial = artefact.folder.with_name(artefact.folder.name + PARTIAL)
+        if artefact.folder.exists():
+            _take_apart(artefact, partial)
+        partial.mkdir(exist_ok=True)
+        for file in partial.rglob(f"*{TEMPORARY}"):  # this process alone builds here
+            file.unlink()
+        try:
+            if Artefact(partial, artefact.key, self.root).damaged_files():  # else it was complete but for its name
+                make(partial)
+                manifest = {"name": name, "key": artefact.key, "format": FORMAT, "notebook": self.notebook}
+                _seal(partial, manifest | {"facts": facts})
+            _remove_unfinished(partial)
+            partial.rename(artefact.folder)
+            flush(artefact.folder.parent)
+        finally:
+            if partial.exists() and not any(path.is_file() for path in partial.rglob("*")):
+                shutil.rmtree(partial, ignore_errors=True)  # interrupted before its first shard
+        files = json.loads((artefact.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        contents.remember({artefact.folder / file: of["sha256"] for file, of in files.items()}, self.root / HASHES)
 
 
 def digest(facts: object) -> str:
@@ -117,30 +191,45 @@ def digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _take_apart(artefact: Artefact, partial: Path) -> None:
+    """Turn a damaged artefact into an unfinished one with the files that are whole, and warn of the damage."""
+    damaged = artefact.damaged_files()
+    reasons = "; ".join(f"{name} {reason}" for name, reason in damaged.items())
+    warnings.warn(f"artefact {artefact.folder} is damaged ({reasons}); it is made again now.", stacklevel=5)
+    shutil.rmtree(partial, ignore_errors=True)
+    if MANIFEST in damaged:  # which files are whole is not known
+        shutil.rmtree(artefact.folder)
+        return
+    for name in (MANIFEST, *damaged):
+        (artefact.folder / name).unlink(missing_ok=True)
+    artefact.folder.rename(partial)
 
 
-def write_json(path: Path, facts: object) -> None:
-    """Write facts as JSON. The file is complete or absent."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+def _seal(folder: Path, manifest: dict) -> None:
+    """Flush every file of a folder to disk, and write the manifest with the size and sha256 of each."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
+    files = [path for path in files if path.relative_to(folder).parts[0] not in UNFINISHED]
+    with ThreadPoolExecutor(contents.THREADS) as pool:
+        list(pool.map(flush, files))
+        hashes = list(pool.map(file_sha256, files))
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(files, hashes, strict=True)
+    }
+    manifest["sha256"] = _facts_sha256(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for path in (folder / MANIFEST, *{path.parent for path in files}, folder):
+        flush(path)
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to `path` if the block succeeds, remove it if not."""
-    temporary = path.with_name(path.name + ".aside")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what only an interrupted build needs."""
+    for path in (folder / name for name in UNFINISHED):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
 
 
-def _is_disk_full(problem: Exception) -> bool:
-    """Return whether an error means that the disk is full; safetensors and Arrow say it in words only."""
-    words = ("StorageFull", "No space left", "quota exceeded")
-    return getattr(problem, "errno", None) in DISK_FULL or any(word in str(problem) for word in words)
+def _facts_sha256(facts: dict) -> str:
+    as_read = json.loads(json.dumps(facts))  # JSON makes lists of tuples and text of numbers that are names
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()

@@ -4,14 +4,15 @@
 interrupted. The other functions keep the weights of some epochs and find them again.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from searle_lib.store import tensors as tensor_files
 from searle_lib.store.artefacts import Artefact, atomic_write
 
 STATE = "training.safetensors"
@@ -44,7 +45,7 @@ class Checkpoints:
 
 
 def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, log: list[dict]) -> None:
-    """Write the state after an epoch: first the log, so that it never lacks an epoch that the state has.
+    """Write the state after an epoch, and the log, which the state also holds.
 
     Args:
         folder: where to write.
@@ -60,14 +61,18 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, epoc
         for name, value in state.items()
     }
     weights = {f"module.{name}": value for name, value in module.state_dict().items()}
-    save_weights(weights | moments | {"epoch": torch.tensor(epoch)}, folder / STATE)
+    tensor_files.save(weights | moments | {"epoch": torch.tensor(epoch)}, folder / STATE, log=json.dumps(log))
 
 
 def resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict]]:
-    """Restore the state that `save` wrote, if any; return the number of finished epochs and their log."""
-    if not (folder / STATE).exists():
+    """Restore the state that `save` wrote; return the number of finished epochs and their log.
+
+    Without a state, or with one that is not as it was written, the training starts from its first epoch.
+    """
+    content = tensor_files.load(folder / STATE)
+    if content is None:
         return 0, []
-    tensors = load_file(folder / STATE)
+    tensors, texts = content
     epoch, state = int(tensors["epoch"]), optimizer.state_dict()
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -75,18 +80,12 @@ def resume(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
             state["state"].setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict(state)
     module.load_state_dict({n.removeprefix("module."): v for n, v in tensors.items() if n.startswith("module.")})
-    return epoch, pd.read_csv(folder / LOG).head(epoch).to_dict("records")
-
-
-def finish(folder: Path) -> None:
-    """Remove the state, which only an interrupted training needs."""
-    (folder / STATE).unlink()
+    return epoch, json.loads(texts["log"])
 
 
 def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors. The file is complete or absent."""
-    with atomic_write(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    tensor_files.save(tensors, path)
 
 
 def write_log(log: pd.DataFrame, path: Path) -> None:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 STORAGE_MODULES = (  # decide how results are stored, and not what the results are
-    *("store.artefacts", "store.bars", "store.batches", "store.checkpoints", "store.code", "store.records"),
-    "store.shards",
-    "releases.downloads",
+    *("store.artefacts", "store.bars", "store.batches", "store.checkpoints", "store.code", "store.contents"),
+    *("store.files", "store.records", "store.shards", "store.tensors", "releases.downloads"),
 )
 
 

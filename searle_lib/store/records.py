@@ -8,11 +8,11 @@ study in the same report root.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from searle_lib.store.artefacts import Artefact, Store, digest, write_json
+from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, digest, write_json
 
 FOLDER, EARLIER = "records", "earlier"
 
@@ -97,6 +97,10 @@ class Study:
             self.made[name] = str(artefact.folder.relative_to(self.store.root))
         return artefact
 
+    def hash_files(self, paths: Sequence[Path]) -> list[str]:
+        """Return the sha256 of each file, as `Store.hash_files` does."""
+        return self.store.hash_files(paths)
+
     def find(self, notebook: str) -> Record | None:
         """Return a notebook's record without any check, for comparisons; None if there is none."""
         return self._load(self._file(notebook))
@@ -119,6 +123,7 @@ class Study:
         Raises:
             MissingInput: if the record does not exist, or one of its artefacts.
             StaleInput: if the record, or one that it was made from, was made from a record that has changed since.
+            DamagedArtefact: if a file of one of their artefacts is not as it was written.
         """
         record = self._read_current(notebook, self.notebook)[1]
         self.digests[notebook] = record.digest
@@ -136,8 +141,7 @@ class Study:
                 f"{self.notebook} needs {name}, which {notebook} has not made; check datasets, evaluate and "
                 f"images_to_invert of 02_concepts, and run it and {notebook} again."
             )
-        folder = self.store.root / record.made[name]
-        return Artefact(folder, folder.name.rpartition("-")[2])
+        return self._made_by(record, record.made[name])
 
     def artefacts(self, notebook: str, kind: str) -> dict[str, Artefact]:
         """Return a notebook's artefacts named "kind/...", by the rest of their names. Raises as `read` does."""
@@ -154,7 +158,7 @@ class Study:
         return records | {notebook: record}
 
     def write(self, record: Record) -> None:
-        """Write a record. An earlier one that differs is moved to `earlier`, where it explains what changed."""
+        """Write a record. An earlier one that differs is kept in `earlier`, where it explains what changed."""
         file = self._file(record.notebook)
         file.parent.mkdir(parents=True, exist_ok=True)
         earlier = self._load(file)
@@ -163,12 +167,28 @@ class Study:
             copy.parent.mkdir(exist_ok=True)
             write_json(copy, asdict(earlier))
         write_json(file, asdict(record))
+        self._earlier_file(record.notebook, record.digest).unlink(missing_ok=True)
+
+    def report(self, name: str) -> Path:
+        """Return the path of a report file or folder that the current notebook is about to write.
+
+        The notebook's earlier record is withdrawn first. So if this run stops between two files, no record vouches for
+        files of different runs.
+        """
+        file = self._file(self.notebook)
+        earlier = self._load(file)
+        if earlier:
+            copy = self._earlier_file(self.notebook, earlier.digest)
+            copy.parent.mkdir(exist_ok=True)
+            file.replace(copy)
+        file.unlink(missing_ok=True)
+        return self.reports / name
 
     def problem(self, notebook: str) -> str:
         """Return the sentence that says why a notebook's record cannot be used; "" if it can."""
         try:
             self._require_current(self._current(notebook, ""))
-        except (MissingInput, StaleInput) as problem:
+        except (MissingInput, StaleInput, DamagedArtefact) as problem:
             return str(problem)
         return ""
 
@@ -213,7 +233,7 @@ class Study:
         return owner, record
 
     def _require_current(self, record: Record) -> None:
-        """Raise MissingInput or StaleInput unless a record's inputs are current and its artefacts exist."""
+        """Raise MissingInput, StaleInput or DamagedArtefact unless its inputs are current and its artefacts whole."""
         for name, digest_read in record.read.items():
             owner, current = self._read_current(name, record.notebook)  # the earliest notebook to run again is named
             if current.digest != digest_read:
@@ -221,11 +241,15 @@ class Study:
                 change = next(owner._changes(earlier, current), f"from an earlier run of {name}")
                 place = "" if owner is self else f" in study {owner.name}"
                 raise StaleInput(f"{record.notebook} was made {change}{place}; run {record.notebook} again.")
-        for artefact in record.made.values():
-            if not (self.store.root / artefact).is_dir():
+        for artefact in (self._made_by(record, made) for made in record.made.values()):
+            if not artefact.folder.is_dir():
                 raise MissingInput(
-                    f"{record.notebook}'s artefact {self.store.root / artefact} is gone; run {record.notebook} again."
+                    f"{record.notebook}'s artefact {artefact.folder} is gone; run {record.notebook} again."
                 )
+            artefact.require_whole()
+
+    def _made_by(self, record: Record, made: str) -> Artefact:
+        return Artefact(self.store.root / made, made.rpartition("-")[2], self.store.root, record.notebook)
 
     def _changes(self, earlier: Record | None, current: Record) -> Iterator[str]:
         """Yield the differences between two versions of a record, the most informative one first."""

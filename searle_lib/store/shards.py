@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from searle_lib.store import bars
-from searle_lib.store.artefacts import atomic_write
+from searle_lib.store import bars, tensors
 
 Work = Callable[[int, int], dict[str, Tensor]]
 
@@ -63,14 +62,13 @@ def run(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> dict[
 def write(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> None:
     """Compute as `run` does, but return nothing: for tensors too large for memory. `memory_map` reads the shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    finished = [(first, end) for _, first, end in _shards(folder)]
+    finished = _discard_damaged(folder, rows)
     with bars.bar(rows, desc, sum(end - first for first, end in finished)) as bar:
         for first, end in _gaps(finished, rows):
             for start in range(first, end, size):
                 stop = min(start + size, end)
                 done = bar.n
-                with atomic_write(folder / f"rows-{start:09d}-{stop:09d}.safetensors") as temporary:
-                    save_file({name: value.contiguous() for name, value in work(start, stop).items()}, temporary)
+                tensors.save(work(start, stop), folder / f"rows-{start:09d}-{stop:09d}.safetensors")
                 bar.update(done + stop - start - bar.n)  # less the rows that `work` itself has reported
 
 
@@ -90,6 +88,19 @@ def clear(folder: Path) -> None:
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:
     """Return the file, the first row and the end of each finished shard, in row order."""
     return sorted((path, *map(int, path.stem.split("-")[1:])) for path in folder.glob("rows-*-*.safetensors"))
+
+
+def _discard_damaged(folder: Path, rows: int) -> list[tuple[int, int]]:
+    """Remove shards that cannot be read or do not hold the rows of their name; return the rows of the others."""
+    finished, done = [], 0
+    for path, first, end in _shards(folder):
+        content = tensors.load(path) if done <= first < end <= rows else None
+        if content and all(len(value) == end - first for value in content[0].values()):
+            finished.append((first, end))
+            done = end
+        else:
+            path.unlink()
+    return finished
 
 
 def _gaps(finished: list[tuple[int, int]], rows: int) -> list[tuple[int, int]]:

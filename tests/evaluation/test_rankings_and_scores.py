@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import forbidden, leave_record, study_of
+from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -321,7 +323,24 @@ def test_a_truncated_picture_stops_the_encoding_with_its_name_and_leaves_nothing
     assert not list((tmp_path / "store" / "embeddings").rglob("test-*"))
 
 
-def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
+def test_an_image_that_was_replaced_by_another_of_the_same_size_is_encoded_again(tiny, tmp_path):
+    path = tmp_path / "a.bmp"
+    table = pd.DataFrame({"image": ["a"], "path": [str(path)]})
+    for colour, folder in (("red", "store"), ("blue", "store"), ("blue", "fresh")):
+        Image.new("RGB", (64, 64), colour).save(path)
+        os.utime(path, ns=(0, 0))  # an archive may give every file the same time
+        found = embeddings.encode(Store(tmp_path / folder), tiny, "bitmaps", table).vectors
+    assert path.stat().st_size == 12342
+    again = embeddings.encode(Store(tmp_path / "store"), tiny, "bitmaps", table).vectors
+    assert torch.equal(again, found)
+    copy = shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("store", "fresh", "copy"))
+    moved = table.assign(path=str(copy / "a.bmp"))
+    assert embeddings.encode(Store(tmp_path / "store"), tiny, "bitmaps", moved).key == (
+        embeddings.encode(Store(tmp_path / "store"), tiny, "bitmaps", table).key
+    )
+
+
+def test_images_fingerprint_changes_with_ids_order_and_contents(tmp_path):
     paths = [tmp_path / name for name in "ab"]
     for path in paths:
         path.write_bytes(b"1234")
@@ -330,7 +349,7 @@ def test_images_fingerprint_changes_with_ids_order_and_sizes(tmp_path):
         images_fingerprint(["b", "a"], paths[::-1]),
         images_fingerprint(["a", "c"], paths),
     }
-    paths[1].write_bytes(b"12345")
+    paths[1].write_bytes(b"1235")
     prints.add(images_fingerprint(["a", "b"], paths))
     assert len(prints) == 4
 

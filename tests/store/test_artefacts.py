@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import forbidden
 from safetensors.torch import load_file, save_file
 
-from searle_lib.store import artefacts, shards
+from searle_lib.store import artefacts, contents, shards
 from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, write_json
 
 
@@ -95,6 +96,79 @@ def test_an_artefact_whose_manifest_is_gone_too_is_still_called_damaged(tmp_path
         DamagedArtefact, match=r"is damaged \(.*\); delete that folder and run the notebook that made it again"
     ):
         kept.read(lambda folder: (folder / "hello.txt").read_text())
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+HARMS = {
+    "has changed since it was written": flip_a_bit,
+    "is gone": lambda file: file.unlink(),
+    "has 2 of 5 bytes": lambda file: file.write_text("he"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_damage_is_named_by_the_file_and_mended_by_the_notebook_that_runs_again(tmp_path, harm):
+    def make(folder):
+        calls.append(1)
+        write_hello(folder)
+
+    calls, store = [], Store(tmp_path, "03_oti")
+    kept = store.keep("greeting", {}, make)
+    HARMS[harm](kept.folder / "hello.txt")
+    sentence = rf"artefact {kept.folder} is damaged \(hello.txt {harm}\); delete that folder and run 03_oti again\."
+    with pytest.raises(DamagedArtefact, match=sentence):
+        kept.read(lambda folder: None)
+    with pytest.raises(DamagedArtefact, match=sentence):
+        Store(tmp_path).keep("greeting", {}, make)
+    with pytest.warns(UserWarning, match=rf"is damaged \(hello.txt {harm}\); it is made again now"):
+        store.keep("greeting", {}, make)
+    assert kept.read(lambda folder: (folder / "hello.txt").read_text()) == "hello" and len(calls) == 2
+
+
+@pytest.mark.parametrize("place", range(0, 440, 20))
+def test_a_flipped_bit_anywhere_in_the_manifest_is_damage(tmp_path, place):
+    kept = Store(tmp_path, "03_oti").keep("greeting", {"language": "en"}, write_hello)
+    content = bytearray((kept.folder / "manifest.json").read_bytes())
+    content[place % len(content)] ^= 4
+    (kept.folder / "manifest.json").write_bytes(content)
+    with pytest.raises(DamagedArtefact, match=r"is damaged \(manifest.json (has changed|cannot be read)"):
+        kept.require_whole()
+
+
+def test_an_artefact_that_has_not_changed_is_not_read_to_be_checked(tmp_path, monkeypatch):
+    kept = Store(tmp_path).keep("greeting", {}, write_hello)
+    contents._KNOWN.clear()  # as in another process
+    monkeypatch.setattr(contents, "file_sha256", forbidden(contents.file_sha256))
+    kept.require_whole()
+    os.utime(kept.folder / "hello.txt")
+    with pytest.raises(AssertionError, match="file_sha256 was called"):
+        kept.require_whole()
+
+
+def test_only_the_damaged_shards_of_an_artefact_are_computed_again(tmp_path):
+    def make(folder):
+        shards.write(folder, 4, 1, lambda first, end: rows.append(first) or {"row": torch.arange(first, end)})
+
+    rows, store = [], Store(tmp_path, "03_oti")
+    kept = store.keep("bank", {}, make)
+    before = {file.name: file.read_bytes() for file in kept.folder.iterdir()}
+    flip_a_bit(sorted(kept.folder.glob("rows-*"))[2])
+    with pytest.warns(UserWarning, match="rows-000000002-000000003.safetensors has changed since it was written"):
+        store.keep("bank", {}, make)
+    assert rows == [0, 1, 2, 3, 2] and {file.name: file.read_bytes() for file in kept.folder.iterdir()} == before
+
+
+def test_a_build_that_lacked_only_its_name_is_not_made_again(tmp_path):
+    kept = Store(tmp_path).keep("greeting", {}, write_hello)
+    partial = kept.folder.rename(f"{kept.folder}.partial")
+    (partial / "shards").mkdir()
+    assert Store(tmp_path).keep("greeting", {}, forbidden(write_hello)) == kept
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["hello.txt", "manifest.json"]
 
 
 def test_a_mistake_in_a_reader_is_not_taken_for_damage(tmp_path):

@@ -334,3 +334,39 @@ def test_two_studies_with_the_same_parameters_share_their_artefacts(tmp_path):
 def test_a_path_is_completed_where_the_project_has_such_a_file(tmp_path, given, expected):
     (tmp_path / "here.txt").touch()
     assert study_of(tmp_path).path(given) == (str(tmp_path / given) if expected else given)
+
+
+# What a notebook leaves is one transaction
+
+
+def test_a_notebook_that_stops_between_two_report_files_leaves_no_record_of_other_files(tmp_path):
+    first = run_first(tmp_path)
+    second_run = study_of(tmp_path, FIRST, seed=1)
+    file = second_run.report("results.csv")
+    file.write_text("numbers of seed 1")  # and here it stops
+    assert file == tmp_path / "reports/tiny/results.csv"
+    assert study_of(tmp_path).problem(FIRST) == f"this needs the record of {FIRST} in study tiny; run {FIRST} first."
+    assert run_first(tmp_path) == first
+    assert not list((tmp_path / "reports/tiny/records/earlier").iterdir())
+
+
+def test_a_withdrawn_record_still_explains_what_changed(tmp_path):
+    run_chain(tmp_path)
+    study_of(tmp_path, FIRST, seed=1).report("log.csv")
+    run_first(tmp_path, seed=1)
+    assert refusal(tmp_path, SECOND, StaleInput).startswith(f"{SECOND} was made with seed 42, but {FIRST} now has 1")
+
+
+def test_a_damaged_artefact_is_a_problem_of_its_notebook_and_of_those_that_read_it(tmp_path):
+    run_chain(tmp_path)
+    (file,) = (tmp_path / "artefacts").glob("phrases-*/hello.txt")
+    file.write_text("hellO")
+    said = f"artefact {file.parent} is damaged (hello.txt has changed since it was written); delete that folder and run"
+    for notebook in (FIRST, SECOND, THIRD):
+        assert study_of(tmp_path).problem(notebook) == f"{said} {FIRST} again."
+    (file.parent / "manifest.json").unlink()
+    assert (
+        study_of(tmp_path)
+        .problem(THIRD)
+        .endswith(f"damaged (manifest.json is gone); delete that folder and run {FIRST} again.")
+    )

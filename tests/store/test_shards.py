@@ -1,7 +1,8 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from searle_lib.store import shards
+from searle_lib.store import shards, tensors
 
 
 def squares(first, end):
@@ -10,9 +11,9 @@ def squares(first, end):
 
 @pytest.mark.parametrize("size", [1, 3, 10, 99])
 def test_results_do_not_depend_on_the_shard_size(tmp_path, size):
-    tensors = shards.run(tmp_path, 10, size, squares)
-    assert tensors["square"].tolist() == [i**2 for i in range(10)]
-    assert tensors["row"].shape == (10, 1)
+    found = shards.run(tmp_path, 10, size, squares)
+    assert found["square"].tolist() == [i**2 for i in range(10)]
+    assert found["row"].shape == (10, 1)
 
 
 def test_a_cut_off_run_goes_on_with_another_shard_size_and_computes_nothing_twice(tmp_path):
@@ -28,9 +29,9 @@ def test_a_cut_off_run_goes_on_with_another_shard_size_and_computes_nothing_twic
         shards.run(tmp_path, 10, 3, work)
     assert [path.name for path in tmp_path.iterdir()] == ["rows-000000000-000000003.safetensors"]
     rows.clear()
-    tensors = shards.run(tmp_path, 10, 4, work)
+    found = shards.run(tmp_path, 10, 4, work)
     assert rows == list(range(3, 10))
-    assert tensors["square"].tolist() == [i**2 for i in range(10)]
+    assert found["square"].tolist() == [i**2 for i in range(10)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
@@ -41,3 +42,26 @@ def test_shards_that_stay_on_disk_give_any_rows_in_any_order(tmp_path, size):
     assert mapped["square"][rows].tolist() == [49, 0, 81, 49, 9]
     assert mapped["row"][rows].tolist() == [[7], [0], [9], [7], [3]]
     assert len(mapped["row"]) == 10 and len(mapped["row"][rows[:0]]) == 0
+
+
+DAMAGES = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "without hash": lambda path: save_file(squares(3, 6), path),
+    "of other rows": lambda path: tensors.save(squares(3, 5), path),
+    "overlapping": lambda path: tensors.save(
+        squares(2, 6), path.rename(path.with_name(path.name.replace("3", "2", 1)))
+    ),
+    "beyond the end": lambda path: tensors.save(squares(3, 12), path.with_name("rows-000000003-000000012.safetensors")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_discarded_and_computed_again(tmp_path, damage):
+    shards.write(tmp_path, 10, 3, squares)
+    DAMAGES[damage](tmp_path / "rows-000000003-000000006.safetensors")
+    rows = []
+    found = shards.run(tmp_path, 10, 3, lambda *range_: rows.append(range_) or squares(*range_))
+    assert found["square"].tolist() == [i**2 for i in range(10)]
+    assert rows == ([] if damage == "beyond the end" else [(3, 6)])
