@@ -64,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
                 shutil.rmtree(project)
                 project = None
             problems += bool(said)
-            print(f"{number:4d}  {attempt.__name__:<10}{'; '.join(said) or 'good'}", flush=True)
+            good = "good" if project else "good, and the finished study has the same bytes"
+            print(f"{number:4d}  {attempt.__name__:<10}{'; '.join(said) or good}", flush=True)
     print(f"{options.count - problems} of {options.count} tries survived.")
     return int(problems > 0)
 
