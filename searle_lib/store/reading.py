@@ -47,24 +47,35 @@ def reading(
         FileNotFoundError: if the file does not exist.
         FileRefused: for everything else.
     """
-    size, subject = 0, f"{noun} {path}".strip()
+    subject = f"{noun} {path}".strip()
+    with one_sentence(subject, fault, remedy):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(printable(f"{subject} does not exist; {absent or remedy}.")) from None
+        with one_sentence(subject, fault, remedy, f"{status.st_size:,} bytes on disk: "):
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is not a plain file")
+            if status.st_size > limit:
+                raise ValueError(f"it may have {limit:,} bytes")
+            yield
+
+
+@contextlib.contextmanager
+def one_sentence(subject: str, fault: str, remedy: str, detail: str = "") -> Iterator[None]:
+    """Turn any error but FileRefused and FileNotFoundError into a FileRefused: "subject fault (detail reason); remedy."
+
+    An error of the system, as that of a file which is absent, names no remedy, so it is turned too.
+    """
     try:
-        status = path.stat()
-        size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a plain file")
-        if size > limit:
-            raise ValueError(f"it may have {limit:,} bytes")
         yield
     except FileRefused:
         raise
-    except FileNotFoundError as problem:
-        if problem.errno is None:  # a sentence of another boundary inside this one
-            raise
-        raise FileNotFoundError(printable(f"{subject} does not exist; {absent or remedy}.")) from None
     except Exception as problem:
+        if isinstance(problem, FileNotFoundError) and problem.errno is None:  # a sentence of `reading`
+            raise
         reason = " ".join(str(problem).split())[:160].rstrip(".") or type(problem).__name__
-        raise FileRefused(f"{subject} {fault} ({size:,} bytes on disk: {reason}); {remedy}.") from problem
+        raise FileRefused(f"{subject} {fault} ({detail}{reason}); {remedy}.") from problem
 
 
 def reads(fault: str, remedy: str, absent: str = "", noun: str = "", limit: int = MAX_BYTES) -> Callable:
