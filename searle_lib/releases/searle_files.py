@@ -17,6 +17,7 @@ from torch import Tensor
 
 from searle_lib.releases import plain_pickle
 from searle_lib.releases.archives import opened, read_tensors
+from searle_lib.releases.tables import read_table
 from searle_lib.store.artefacts import atomic_write, write_json
 from searle_lib.store.reading import FileRefused, is_name, reads, show
 
@@ -67,17 +68,15 @@ def read_concepts(path: Path, ids: Sequence[str]) -> tuple[tuple[str, ...], Tens
     Raises:
         FileRefused: if the file has another form, an empty cell, or lacks an image.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError("its rows have more cells than its header")
+    table = read_table(path)
     if "Image Name" not in table or table.shape[1] < 2:
         raise FileRefused(f"{path} must have the columns Image Name, 1, 2, ...; it has {', '.join(table.columns[:4])}.")
     cells = table.drop(columns="Image Name").to_numpy(dtype=object)
     rows, names = pd.factorize(cells.ravel())  # ImageNet's 25 million cells are too many to sort; -1 where a row ends
-    empty = np.array([not name.strip() for name in names] + [True])[rows].reshape(cells.shape).any(1)
+    empty = np.array([not is_name(name) for name in names] + [True])[rows].reshape(cells.shape).any(1)
     if empty.any():
         image = table["Image Name"][int(empty.argmax())]
-        raise FileRefused(f"{path} has an empty concept for image {image}; create the file again.")
+        raise FileRefused(f"{path} has an empty or unprintable concept for image {image}; create the file again.")
     places = _rows_of(ids, list(table["Image Name"]), path, "concepts")
     return tuple(names.tolist()), torch.from_numpy(rows.reshape(cells.shape))[places]
 

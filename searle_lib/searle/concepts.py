@@ -21,6 +21,7 @@ from searle_lib.backbone.model import Backbone, tokenize
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.ranking import search
 from searle_lib.releases import folders, searle_files
+from searle_lib.releases.tables import read_table
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.reading import FileRefused, is_name, reads, show
@@ -100,7 +101,7 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
         FileNotFoundError: if the file does not exist.
         ValueError: if the column DisplayName is missing, there is no name, or a name is empty or not printable.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path)
     if "DisplayName" not in table:
         columns = ", ".join(table.columns[:4])
         raise FileRefused(f"{path} has the columns {columns} but no DisplayName; correct vocabulary.")
