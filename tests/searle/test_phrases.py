@@ -148,7 +148,7 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path, world):
         ("", "names.csv is not a table .*; download oidv7"),
         ("DisplayName\na,b\n", "names.csv is not a table .*its rows have more cells than its header"),
         ("a," * 40_000, "names.csv is not a table .*its first line has more than 65,536 bytes"),
-        ("DisplayName\n" + "\n" * 2_000_000, "names.csv is not a table .*2,000,001 cells, most of them empty"),
+        ("DisplayName\n" + "\n" * 2_000_001, "names.csv is not a table .*2,000,001 cells, most of them empty"),
         ("DisplayName\n" + "cat\n" * 1_100_000, "names.csv is not a table .*it may have 4,194,304 bytes"),
     ],
 )
