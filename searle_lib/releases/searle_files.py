@@ -104,7 +104,7 @@ def read_tokens(folder: Path, ids: Sequence[str], width: int) -> tuple[Tensor, T
 def _read_names(path: Path) -> list[str]:
     names = _load_pickle(path)
     if not isinstance(names, list):
-        raise FileRefused(f"{path} holds a {type(names).__name__}, not a list of image names.")
+        raise FileRefused(f"{path} holds a {type(names).__name__}, not a list of image names; create it again.")
     wrong = next((name for name in names if not (is_name(name) or type(name) is int)), None)
     if wrong is not None:
         raise FileRefused(f"{path} holds {show(wrong)} in its list of image names; create it again.")
