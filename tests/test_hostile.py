@@ -1,4 +1,4 @@
-"""Broken and hostile files are read, or refused in one sentence that names a file; `python -m bench.hostile` tries more."""
+"""Broken and hostile files are read, or refused in one sentence that names a file; `bench.hostile` tries more."""
 
 import pytest
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from searle_lib.data import annotations
 from searle_lib.store.artefacts import digest, write_json
+from searle_lib.store.reading import FileRefused
 from searle_lib.store.records import Study
 
 EXAMPLE_DATASETS = ("circo", "cirr", "fashioniq")  # the running example is a query of the first that a study has
@@ -332,9 +333,9 @@ def read_tables(dataset: str, data_root: Path, split: str, category: str) -> tup
         absent = next((image for image in images if image not in gallery_ids), None)
         if absent is not None:
             source = annotations.image_list(dataset, data_root, split, category)
-            raise ValueError(
-                f"query {query} of {name_of(dataset, split, category)} names image {absent}, which is not among the "
-                f"{len(gallery):,} of {source}; {REMEDIES[dataset]}."
+            raise FileRefused(
+                f"query {query} of {name_of(dataset, split, category)} names image {absent:.80}, which is not among "
+                f"the {len(gallery):,} of {source}; {REMEDIES[dataset]}."
             )
     return queries, gallery
 

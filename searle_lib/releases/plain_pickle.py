@@ -100,7 +100,7 @@ class _Machine:
             code = self.buffer[self.position]
             self.position += 1
             if code in _TEXTS:
-                stack.append(self._value(self._take(self._number(_TEXTS[code])).decode()))
+                stack.append(self._text(_TEXTS[code]))
             elif code == 0x94:  # MEMOIZE
                 memo.append(stack[-1])
             elif code in _PUT:
@@ -189,6 +189,17 @@ class _Machine:
         (number,) = form.unpack_from(self.buffer, self.position)
         self.position += form.size
         return number
+
+    def _text(self, form: Struct) -> str:
+        """Do what `_value`, `_take` and `_number` would, in one call: most steps of the phrases are texts."""
+        (size,) = form.unpack_from(self.buffer, self.position)
+        start = self.position + form.size
+        self.position = start + size
+        part = self.buffer[start : self.position]
+        self.values += 1
+        if len(part) != size or size > VALUE or self.values > self.max_values:
+            raise UnpicklingError(f"it ends early, or has a text of {size:,} bytes, or over {self.max_values:,} values")
+        return part.decode()
 
     def _take(self, size: int) -> bytes:
         part = self.buffer[self.position : self.position + size]

@@ -5,7 +5,6 @@ file can run: `plain_pickle` builds plain values, and `archives` tensors of them
 """
 
 import pickle
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,7 +218,9 @@ def _rows_of(ids: Sequence[str], names: list[str], path: Path, kind: str) -> Ten
 
 def _plain_name(image: str) -> str:
     """An image's name without folder, suffix, prefix of a number and leading zeros."""
-    stem = re.sub(r"\.(jpe?g|png)$", "", image.strip().rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    stem = image.strip().rsplit("/", 1)[-1]
+    if stem.lower().endswith((".jpeg", ".jpg", ".png")):
+        stem = stem.rpartition(".")[0]
     tail = stem.rsplit("_", 1)[-1]
     return tail.lstrip("0") if tail.isdigit() else stem
 

@@ -127,8 +127,8 @@ def is_name(value: object) -> bool:
 
 def printable(text: str) -> str:
     """Return a text with control characters escaped, so that a terminal shows it, and without a long middle."""
-    text = text if len(text) <= 1200 else f"{text[:900]} ... {text[-250:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= 1200 else f"{text[:800]} ... {text[-350:]}"
 
 
 def _distinct(pairs: list[tuple]) -> dict:

@@ -167,7 +167,7 @@ def check(name: str, value: object, declarations: dict[str, Declaration], source
         hint = "no notebook declares it."
         if similar:
             hint = f"did you mean {similar[0]} ({', '.join(declarations[similar[0]].notebooks)})?"
-        raise ValueError(f"unknown parameter {printable(name)} in {source}; {hint}")
+        raise ValueError(f"unknown parameter {printable(name):.80} in {source}; {hint}")
     declaration = declarations[name]
     kind = declaration.kind
     if type(value) is int and kind in (float, str):

@@ -549,7 +549,7 @@ def test_a_phi_that_does_not_exist_is_named(tmp_path, known_answers):
         (b"(" + b"K\x01" * 5_990_000 + b"M\x01\x01" * 20_000 + b"l.", "more than 6,000,000 values"),
         (b"}" + b")" + b"\x85" * 100_000 + b"Ns.", "a key that is a tuple"),  # hashing it overflows the stack
         (b"}\x8a\x08" + b"\xff" * 7 + b"\x1fNs.", "a key that is a int, not a text or a small number"),
-        (b"X\x00\x00\x20\x00" + b"a" * (1 << 21) + b".", "a value of 2,097,152 bytes"),
+        (b"X\x00\x00\x20\x00" + b"a" * (1 << 21) + b".", "a text of 2,097,152 bytes"),
         (b"}X\x03\x00\x00\x00\xed\xa0\x80].", "codec can't decode"),  # half a surrogate pair
         (b"C\x01a.", "its opcode 'C' makes no plain data"),
     ],
