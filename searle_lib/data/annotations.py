@@ -3,10 +3,14 @@
 Takes a data root with the published folders and files. `benchmarks` joins the tables, and says how each is scored.
 """
 
-import json
+import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
+
+from searle_lib.store.reading import FileRefused, is_name, is_text, read_json, reading, show
 
 
 def queries(dataset: str, data_root: Path, split: str, category: str) -> pd.DataFrame:
@@ -16,7 +20,7 @@ def queries(dataset: str, data_root: Path, split: str, category: str) -> pd.Data
 
     Raises:
         FileNotFoundError: if a folder or file does not exist.
-        ValueError: if a file is not JSON, or an entry does not have a key.
+        FileRefused: if a file is not JSON, or an entry has another form, stands twice, or contradicts itself.
     """
     return _QUERIES[dataset](_require_folder(Path(data_root) / FOLDERS[dataset]), split, category)
 
@@ -45,20 +49,25 @@ def imagenet(data_root: Path) -> pd.DataFrame:
     paths = sorted(folder.rglob("*.JPEG"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no .JPEG images; unpack ImageNet-1K test there, or correct data_root.")
-    return _image_table([(path.stem, path) for path in paths])
+    return _image_table(folder, folder, [(path.stem, str(path.relative_to(folder))) for path in paths])
 
 
 def fashioniq_entries(data_root: Path, split: str, category: str) -> list[dict]:
     """Read the entries of a caption file of FashionIQ, unchanged.
 
-    Raises as `queries` does, and ValueError if an entry does not have two captions.
+    Raises as `queries` does, also if an entry does not have two captions.
     """
     source = Path(data_root) / FOLDERS["fashioniq"] / "captions" / f"cap.{category}.{split}.json"
-    entries = _read_json(source)
-    for row, entry in enumerate(entries):
-        _, _, captions = _fields(source, row, entry, "candidate", "target", "captions")
-        if len(captions) != 2:
-            raise ValueError(f"entry {row} of {source} has {len(captions)} captions, not 2; download it again.")
+    with _reading(source):
+        entries, known = _read(source), set()
+        for row, entry in enumerate(entries):
+            kinds = {"candidate": "a name", "target": "a name", "captions": "a list of texts"}
+            candidate, target, captions = _fields(source, row, entry, kinds)
+            if len(captions) != 2:
+                raise FileRefused(f"entry {row} of {source} has {len(captions)} captions, not 2; download it again.")
+            if (candidate, target, *captions) in known:
+                raise FileRefused(f"entry {row} of {source} stands there twice; download it again.")
+            known.add((candidate, target, *captions))
     return entries
 
 
@@ -68,59 +77,74 @@ def _fashioniq(folder: Path, split: str, category: str) -> pd.DataFrame:
         first, second = (caption.strip(".?, ") for caption in entry["captions"])
         sentences = [f"{first} and {second}", f"{second} and {first}"]
         rows.append(_query(f"{category}-{row}", entry["candidate"], sentences, entry["target"], [entry["target"]]))
-    return pd.DataFrame(rows)
+    return _query_table(folder / "captions" / f"cap.{category}.{split}.json", rows)
 
 
 def _fashioniq_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
-    names = _read_json(image_list("fashioniq", folder.parent, split, category))
-    return _image_table([(name, _jpg_or_png(folder / "images" / name)) for name in names])
+    source = image_list("fashioniq", folder.parent, split, category)
+    with _reading(source):
+        table = _image_table(source, folder / "images", [(name, name) for name in _read(source)])
+    return table.assign(path=[_jpg_or_png(path) for path in table["path"]])
 
 
-def _jpg_or_png(stem: Path) -> Path:
+def _jpg_or_png(stem: str) -> str:
     """Return the .png if only that exists, else the .jpg: downloads of FashionIQ's images differ in their format."""
-    jpg, png = stem.with_name(stem.name + ".jpg"), stem.with_name(stem.name + ".png")
-    return png if png.exists() and not jpg.exists() else jpg
+    return f"{stem}.png" if os.path.exists(f"{stem}.png") and not os.path.exists(f"{stem}.jpg") else f"{stem}.jpg"
 
 
 def _cirr(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = folder / "cirr" / "captions" / f"cap.rc2.{split}.json"
+    kinds = {"pairid": "a number", "reference": "a name", "caption": "a text", "img_set": "an object"}
     rows = []
-    for row, entry in enumerate(_read_json(source)):
-        pair, reference, caption, group = _fields(source, row, entry, "pairid", "reference", "caption", "img_set")
-        (members,) = _fields(source, row, group, "members")
-        (target,) = _fields(source, row, entry, "target_hard") if split == "val" else ("",)
-        others = [member for member in members if member != reference]
-        rows.append(_query(pair, reference, [caption], target, [target] if target else [], others))
-    return pd.DataFrame(rows)
+    with _reading(source):
+        for row, entry in enumerate(_read(source)):
+            pair, reference, caption, group = _fields(source, row, entry, kinds)
+            (members,) = _fields(source, row, group, {"members": "a list of different names"})
+            (target,) = _fields(source, row, entry, {"target_hard": "a name"}) if split == "val" else ("",)
+            outside = next((image for image in (reference, target) if image and image not in members), None)
+            if outside is not None:
+                raise FileRefused(
+                    f"entry {row} of {source} names image {outside}, which is not among the members of its img_set; "
+                    "download the file again."
+                )
+            others = [member for member in members if member != reference]
+            rows.append(_query(pair, reference, [caption], target, [target] if target else [], others))
+    return _query_table(source, rows)
 
 
 def _cirr_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
-    paths = _read_json(image_list("cirr", folder.parent, split, category), dict)
-    return _image_table([(name, folder / path) for name, path in paths.items()])
+    source = image_list("cirr", folder.parent, split, category)
+    with _reading(source):
+        return _image_table(source, folder, list(_read(source, dict).items()))
 
 
 def _circo(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = folder / "annotations" / f"{split}.json"
+    kinds = {"id": "a number", "reference_img_id": "a number", "relative_caption": "a text"}
+    secret = {"target_img_id": "a number", "gt_img_ids": "a list of different numbers"}
+    secret |= {"semantic_aspects": "a list of different names"}
     rows = []
-    for row, entry in enumerate(_read_json(source)):
-        query, reference, caption = _fields(source, row, entry, "id", "reference_img_id", "relative_caption")
-        target, truths, aspects = "", [], []
-        if split == "val":
-            target, truths, aspects = _fields(source, row, entry, "target_img_id", "gt_img_ids", "semantic_aspects")
-            if target not in truths:
-                raise ValueError(
+    with _reading(source):
+        for row, entry in enumerate(_read(source)):
+            query, reference, caption = _fields(source, row, entry, kinds)
+            target, truths, aspects = _fields(source, row, entry, secret) if split == "val" else ("", [], [])
+            if target != "" and target not in truths:
+                raise FileRefused(
                     f"entry {row} of {source} has target_img_id {target}, which is not among its gt_img_ids; download "
                     "the file again."
                 )
-        rows.append(_query(query, reference, [caption], target, truths, aspects=aspects))
-    return pd.DataFrame(rows)
+            rows.append(_query(query, reference, [caption], target, truths, aspects=aspects))
+    return _query_table(source, rows)
 
 
 def _circo_gallery(folder: Path, split: str, category: str) -> pd.DataFrame:
     source = image_list("circo", folder.parent, split, category)
-    (entries,) = _fields(source, 0, _read_json(source, dict), "images")
-    image_folder = folder / "COCO2017_unlabeled" / "unlabeled2017"
-    return _image_table([(str(image["id"]), image_folder / image["file_name"]) for image in entries])
+    with _reading(source):
+        (entries,) = _fields(source, 0, _read(source, dict), {"images": "a list"})
+        kinds = {"id": "a number", "file_name": "a name"}
+        images = [_fields(source, row, image, kinds) for row, image in enumerate(entries)]
+        folder = folder / "COCO2017_unlabeled" / "unlabeled2017"
+        return _image_table(source, folder, [(str(number), name) for number, name in images])
 
 
 FOLDERS = {"fashioniq": "FashionIQ", "cirr": "CIRR", "circo": "CIRCO"}
@@ -140,8 +164,50 @@ def _query(query, reference, sentences, target, truths, group=(), aspects=()) ->
     }
 
 
-def _image_table(images: list[tuple[str, Path]]) -> pd.DataFrame:
-    return pd.DataFrame({"image": [image for image, _ in images], "path": [str(path) for _, path in images]})
+def _query_table(source: Path, rows: list[dict]) -> pd.DataFrame:
+    """The table of a file's queries. Raises FileRefused for a repeated id, or a target that is its own reference."""
+    queries = set()
+    for row, query in enumerate(rows):
+        if query["query"] in queries:
+            raise FileRefused(f"entry {row} of {source} is the second query {query['query']}; download the file again.")
+        queries.add(query["query"])
+        if query["reference"] in (query["target"], *query["ground_truths"]):
+            raise FileRefused(
+                f"entry {row} of {source} has its reference {query['reference']} as a target; download the file again."
+            )
+    return pd.DataFrame(rows)
+
+
+def _image_table(source: Path, folder: Path, images: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The table of a gallery, from the names of its images and their paths below a folder.
+
+    A folder that the user put there may be a link, to another disk for example. What a list names may not lead out of
+    it, for a list comes from elsewhere.
+
+    Raises:
+        FileRefused: if an image stands twice, or its path is not below the folder.
+    """
+    paths: dict[str, Path] = {}
+    roots: dict[Path, Path] = {}  # of the folder of some images, the folder that the user put there
+    for name, below in images:
+        parts = Path(below).parts if is_name(name) and is_name(below) else ()
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise FileRefused(
+                f"{source} lists image {show(name)} at {show(below)}, which is no path below {folder}; download it "
+                "again."
+            )
+        if name in paths:
+            raise FileRefused(f"{source} lists image {name} twice; download it again.")
+        paths[name] = folder.joinpath(*parts)
+        roots.setdefault(paths[name].parent, folder if len(parts) == 1 else folder / parts[0])
+    for parent, root in roots.items():
+        if not parent.resolve().is_relative_to(root.resolve()):
+            raise FileRefused(f"{source} lists images in {parent}, a link that leads out of {root}; put them there.")
+    table = pd.DataFrame({"image": list(paths), "path": [str(path) for path in paths.values()]})
+    repeated = table["path"].duplicated()
+    if repeated.any():
+        raise FileRefused(f"{source} lists {table['path'][repeated.argmax()]} under two names; download it again.")
+    return table
 
 
 def _require_folder(folder: Path) -> Path:
@@ -150,25 +216,50 @@ def _require_folder(folder: Path) -> Path:
     return folder
 
 
-def _read_json(path: Path, kind: type = list):
-    """Read a file that holds a list or a dictionary. Raises FileNotFoundError or ValueError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} does not exist; download it, correct data_root, or leave its split out of evaluate or its data "
-            "set out of datasets."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path} is not valid JSON ({problem}); download it again.") from problem
+def _reading(path: Path) -> AbstractContextManager:
+    absent = "download it, correct data_root, or leave its split out of evaluate or its data set out of datasets"
+    return reading(path, "is not valid JSON", "download it again", absent)
+
+
+def _read(path: Path, kind: type = list):
+    """Read a file that holds a list or a dictionary. Raises FileRefused for another one, or an empty one."""
+    content = read_json(path)
     if not isinstance(content, kind) or not content:
         actual = "nothing" if not content else f"a {type(content).__name__}"
-        raise ValueError(f"{path} holds {actual}, not a {kind.__name__}; download it again.")
+        raise FileRefused(f"{path} holds {actual}, not a {kind.__name__}; download it again.")
     return content
 
 
-def _fields(path: Path, row: int, entry: dict, *names: str) -> list:
-    missing = [name for name in names if name not in entry]
-    if missing:
-        raise ValueError(f"entry {row} of {path} has no key {missing[0]}; download the file again, or add the key.")
-    return [entry[name] for name in names]
+def _fields(path: Path, row: int, entry: object, kinds: dict[str, str]) -> list:
+    """The fields of an entry, by the kinds of _KINDS. Raises FileRefused for one that is absent, or of another kind."""
+    if not isinstance(entry, dict):
+        raise FileRefused(f"entry {row} of {path} is {show(entry)}, not an object; download the file again.")
+    for name, kind in kinds.items():
+        if name not in entry:
+            raise FileRefused(f"entry {row} of {path} has no key {name}; download the file again, or add the key.")
+        if not _KINDS[kind](entry[name]):
+            raise FileRefused(
+                f"entry {row} of {path} has {name} {show(entry[name])}, which is not {kind}; download the file again."
+            )
+    return [entry[name] for name in kinds]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_list_of(is_kind: Callable[[object], bool], value: object, different: bool = True) -> bool:
+    good = isinstance(value, list) and all(map(is_kind, value))
+    return good and (not different or len(set(value)) == len(value))
+
+
+_KINDS = {
+    "a number": _is_number,
+    "a name": is_name,
+    "a text": is_text,
+    "a list": lambda value: isinstance(value, list),
+    "an object": lambda value: isinstance(value, dict),
+    "a list of texts": lambda value: _is_list_of(is_text, value, different=False),
+    "a list of different names": lambda value: _is_list_of(is_name, value),
+    "a list of different numbers": lambda value: _is_list_of(_is_number, value),
+}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from searle_lib.data import annotations
 from searle_lib.store.artefacts import digest, write_json
+from searle_lib.store.reading import FileRefused
 from searle_lib.store.records import Study
 
 EXAMPLE_DATASETS = ("circo", "cirr", "fashioniq")  # the running example is a query of the first that a study has
@@ -320,21 +321,30 @@ def named_images(queries: pd.DataFrame) -> pd.Series:
     return pd.Series(images, index=queries["query"], dtype=object)
 
 
-def _load(dataset: str, data_root: Path, split: str, category: str, fashioniq_gallery: str) -> Benchmark:
+def read_tables(dataset: str, data_root: Path, split: str, category: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the queries and the gallery of a split, in the columns of Benchmark.
+
+    Raises as `annotations.queries` does, and ValueError if the gallery does not hold an image of a query.
+    """
     queries = annotations.queries(dataset, data_root, split, category)
     gallery = annotations.gallery(dataset, data_root, split, category)
-    gallery_name = "circo/unlabeled" if dataset == "circo" else name_of(dataset, split, category)
-    gallery_ids, query_images = set(gallery["image"]), named_images(queries)
-    for query, images in query_images.items():
+    gallery_ids = set(gallery["image"])
+    for query, images in named_images(queries).items():
         absent = next((image for image in images if image not in gallery_ids), None)
         if absent is not None:
             source = annotations.image_list(dataset, data_root, split, category)
-            raise ValueError(
-                f"query {query} of {name_of(dataset, split, category)} names image {absent}, which is not among the "
-                f"{len(gallery):,} of {source}; {REMEDIES[dataset]}."
+            raise FileRefused(
+                f"query {query} of {name_of(dataset, split, category)} names image {absent:.80}, which is not among "
+                f"the {len(gallery):,} of {source}; {REMEDIES[dataset]}."
             )
+    return queries, gallery
+
+
+def _load(dataset: str, data_root: Path, split: str, category: str, fashioniq_gallery: str) -> Benchmark:
+    queries, gallery = read_tables(dataset, data_root, split, category)
+    gallery_name = "circo/unlabeled" if dataset == "circo" else name_of(dataset, split, category)
     if dataset == "fashioniq" and fashioniq_gallery == "union":
-        union = {image for images in query_images for image in images}
+        union = {image for images in named_images(queries) for image in images}
         gallery = gallery[gallery["image"].isin(union)].reset_index(drop=True)
         gallery_name += "-union"
     return Benchmark(dataset, split, category, gallery_name, gallery, queries, (len(queries), len(gallery)))

@@ -4,46 +4,80 @@ Takes paths and returns pixels [N, 3, size, size]. An image that is missing or b
 nothing is skipped. Source: docs/method.md, "Images".
 """
 
+import io
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from searle_lib.store.reading import reads
 from searle_lib.store.records import Study
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 PREPROCESSINGS = ("targetpad", "clip")
 TARGET_RATIO = 1.25
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # others start programs or are rarely decoded, so are attacked easily
+MAX_BYTES = 1 << 28
+MAX_PIXELS, MAX_SIDE, MAX_RATIO = 80_000_000, 10_000, 40  # so that decoding and padding take less than 1 GB
+PNG_END = b"IEND\xae\x42\x60\x82"  # Pillow decodes a file that was cut off shortly before it
+UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ABSENT = "download it, correct data_root, or set missing_images: report"
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS refuses what it warns of
 
 
+@reads("cannot be decoded", "download it again, or set missing_images: report", ABSENT, noun="image", limit=MAX_BYTES)
 def read(path: Path) -> Image.Image:
-    """Read and decode an image, in the mode of the file.
+    """Read and decode an image as people see it: upright by its EXIF orientation, 8 bits a channel.
+
+    Of an animation this is the first frame. Palette, CMYK and alpha images keep their mode, as the authors' do.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file cannot be decoded.
+        FileRefused: if it is a link that leads out of its folder, is of no format of FORMATS or beyond the bounds on
+            size, or cannot be decoded.
     """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"it is a link to {path.resolve()}, out of its folder")
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        width, height = image.size
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise ValueError(
+                f"it has {width:,} x {height:,} pixels, and {MAX_SIDE:,} a side and {MAX_PIXELS:,} are read"
+            )
+        if max(width, height) > MAX_RATIO * min(width, height):
+            raise ValueError(f"it has {width:,} x {height:,} pixels, and padding would make it too large")
+        if image.format == "PNG" and PNG_END not in content:
+            raise ValueError("it is cut off before its end")
+        image.load()
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion clips to white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"image {path} does not exist; download it, correct data_root, or set missing_images: report."
-        ) from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
-        size = path.stat().st_size if path.is_file() else 0
-        raise ValueError(
-            f"image {path} cannot be decoded ({size:,} bytes on disk: {problem}); download it again, or set "
-            "missing_images: report."
-        ) from problem
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF that cannot be parsed turns nothing
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def target_pad(image: Image.Image, ratio: float = TARGET_RATIO) -> Image.Image:

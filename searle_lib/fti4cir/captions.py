@@ -16,6 +16,7 @@ import torch
 from searle_lib.data import annotations, readable
 from searle_lib.data.images import Reader
 from searle_lib.store.artefacts import digest, write_json
+from searle_lib.store.reading import FileRefused, is_text, read_json, reads, show
 from searle_lib.store.records import Study
 
 SPLITS = ("reference", "sane")
@@ -46,6 +47,9 @@ class Captions:
         return digest([self.ids, self.subjects, self.attributes])
 
 
+@reads(
+    "is not valid JSON", "make the file anew", absent="make it from BLIP, or correct captions_file", noun="caption file"
+)
 def read(
     path: Path | str, images: Sequence[str], caption_split: str = "reference", all_images: Sequence[str] = ()
 ) -> Captions:
@@ -63,30 +67,41 @@ def read(
         ValueError: if an entry lacks a key, names an unknown image, has an empty subject, or holds "*", the mark of a
             pseudo-word.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"caption file {path} does not exist; make it from BLIP, or correct captions_file.")
     requested, valid = set(images), {*images, *all_images}
     full_id = {image.rsplit("_", 1)[-1]: image for image in valid}
     rows = []
-    for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+    captioned = set()
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise FileRefused(f"{path} holds a {type(entries).__name__}, not a list of captions; make the file anew.")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise FileRefused(f"entry {number} of {path} is {show(entry)}, not an object; make the file anew.")
         missing = [key for key in ("img_id", "subject", "attribute") if key not in entry]
         if missing:
-            raise ValueError(f"entry {number} of {path} has no key {missing[0]}; add it, or make the file anew.")
+            raise FileRefused(f"entry {number} of {path} has no key {missing[0]}; add it, or make the file anew.")
+        wrong = [key for key in ("img_id", "subject", "attribute") if not is_text(entry[key])]
+        if wrong:
+            raise FileRefused(
+                f"entry {number} of {path} has {wrong[0]} {show(entry[wrong[0]])}, no text; make the file anew."
+            )
         image, subject, attribute = entry["img_id"], entry["subject"].strip(), entry["attribute"].strip()
         image = image if image in valid else full_id.get(image)
         if image is None:
-            raise ValueError(
+            raise FileRefused(
                 f"{path} has a caption of image {entry['img_id']}, which is not in the data set; remove it."
             )
+        if image in captioned:
+            raise FileRefused(f"{path} has two captions of image {image}; remove one.")
+        captioned.add(image)
         if not subject:
-            raise ValueError(f"the subject of image {image} in {path} is empty; write it, or remove the entry.")
+            raise FileRefused(f"the subject of image {image} in {path} is empty; write it, or remove the entry.")
         if "*" in subject + attribute:
-            raise ValueError(f"the caption of image {image} in {path} holds *, which marks a pseudo-word; remove it.")
+            raise FileRefused(f"the caption of image {image} in {path} holds *, which marks a pseudo-word; remove it.")
         if image in requested and (attribute or caption_split == "reference"):
             rows.append((image, subject, attribute))
     if not rows:
-        raise ValueError(f"{path} has no caption that can be used; make the file anew.")
+        raise FileRefused(f"{path} has no caption that can be used; make the file anew.")
     return Captions(*map(tuple, zip(*rows, strict=True)))
 
 

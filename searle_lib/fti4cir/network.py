@@ -139,7 +139,7 @@ def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwor
         raise FileNotFoundError(f"fti_weights {path} does not exist; correct fti_weights, or leave it empty to train.")
 
     def read_weights() -> Weights:
-        weights = {name: value.float() for name, value in fti4cir_file.read_module(source).items()}
+        weights = fti4cir_file.read_module(source)
         try:
             build_network(backbone, weights)
         except RuntimeError as problem:

@@ -40,7 +40,8 @@ def _find_files(root: str, list_name: str, pattern: str, parameter: str) -> list
         raise FileNotFoundError(f"{parameter} {root} does not exist; correct it, or leave it empty to compute.")
     dataset, split = list_name.split("/")[:2]
     splits = (split, "test") if split == "test1" else (split,)  # the authors call CIRR's test1 test
-    return sorted(path for name in splits for path in (Path(root) / dataset / name).rglob(pattern))
+    paths = (path for name in splits for path in (Path(root) / dataset / name).rglob(pattern))
+    return sorted(path for path in paths if path.is_file())
 
 
 def _the_single(files: list[Path], list_name: str, parameter: str) -> Path | None:

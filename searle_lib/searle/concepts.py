@@ -21,10 +21,13 @@ from searle_lib.backbone.model import Backbone, tokenize
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.ranking import search
 from searle_lib.releases import folders, searle_files
+from searle_lib.releases.tables import read_table
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
+from searle_lib.store.reading import FileRefused, is_name, reads, show
 from searle_lib.store.records import Study
 
+MAX_VOCABULARY = 4 << 20  # bytes; Open Images' 20,931 names have half a megabyte
 NAMES = "names.json"
 TEMPLATES = (  # "An illustrations of" is the authors' typo, kept so that features agree with theirs
     "This is a photo of a {}",
@@ -84,24 +87,32 @@ class Concepts:
         return pd.DataFrame(names, index=pd.Index(self.ids, name="image"), columns=range(1, len(names[0]) + 1))
 
 
+@reads(
+    "is not a table",
+    "download oidv7-class-descriptions.csv again, or correct vocabulary",
+    absent="download oidv7-class-descriptions.csv there, or correct vocabulary",
+    noun="vocabulary",
+    limit=MAX_VOCABULARY,
+)
 def read_vocabulary(path: Path | str) -> Vocabulary:
     """Read the names of an Open Images class description file (`LabelName,DisplayName`).
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the column DisplayName is missing or a name is empty.
+        ValueError: if the column DisplayName is missing, there is no name, or a name is empty or not printable.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"vocabulary {path} does not exist; download oidv7-class-descriptions.csv there, or correct vocabulary."
-        )
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path)
     if "DisplayName" not in table:
-        raise ValueError(f"{path} has the columns {', '.join(table.columns)} but no DisplayName; correct vocabulary.")
+        columns = ", ".join(table.columns[:4])
+        raise FileRefused(f"{path} has the columns {columns} but no DisplayName; correct vocabulary.")
     names = table["DisplayName"].str.strip()
+    if names.empty:
+        raise FileRefused(f"{path} has no names below its header; download it again, or correct vocabulary.")
     if (names == "").any():
-        raise ValueError(f"{path} has an empty DisplayName in row {int((names == '').argmax()) + 2}; remove that row.")
+        raise FileRefused(f"{path} has an empty DisplayName in row {int((names == '').argmax()) + 2}; remove that row.")
+    wrong = next((name for name in names if not is_name(name)), None)
+    if wrong is not None:
+        raise FileRefused(f"{path} has the DisplayName {show(wrong)}, which cannot be printed; correct that row.")
     return Vocabulary(tuple(names), digest(list(names)))
 
 

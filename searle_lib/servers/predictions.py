@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.data import annotations
-from searle_lib.data.benchmarks import PROTOCOLS
+from searle_lib.data.benchmarks import PROTOCOLS, read_tables
 from searle_lib.evaluation import rankings
 from searle_lib.servers.submissions import SUBSET
+from searle_lib.store.reading import FileRefused, printable, read_json, reads
 
 HEADER = ("version", "metric")  # keys of a CIRR file that are no queries
 VERSION = "rc2"
@@ -106,6 +107,7 @@ def validate(file: Path, data_root: Path) -> Verdict:
     return Verdict(title, queries, tuple(notes), tuple(problems))
 
 
+@reads("is not valid JSON", "write it again", absent="name a file of predictions")
 def read(file: Path) -> tuple[dict | list, set[str]]:
     """Return a file's content, and the keys that an object of it has more than once.
 
@@ -119,23 +121,18 @@ def read(file: Path) -> tuple[dict | list, set[str]]:
         repeated.update(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         return dict(pairs)
 
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; name a file of predictions.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=to_dict)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{file} is not valid JSON ({problem}); write it again.") from problem
+    content = read_json(file, to_dict)
     if not isinstance(content, dict | list):
-        raise ValueError(f"{file} holds only {excerpt(content)}; write an object of query id: list of images.")
+        raise FileRefused(f"{file} holds only {excerpt(content)}; write an object of query id: list of images.")
     if not (content.keys() - set(HEADER) if isinstance(content, dict) else content):
-        raise ValueError(f"{file} holds no predictions; write a list of images for every query.")
+        raise FileRefused(f"{file} holds no predictions; write a list of images for every query.")
     return content, repeated
 
 
 def recognise(file: Path, content: dict | list, data_root: Path) -> Task:
     """Return the split of CIRR or CIRCO that a file predicts. Raises as `validate` does."""
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
+        raise FileRefused(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
     dataset = "cirr" if _is_cirr(content, data_root) else "circo"
     split = _find_split(file, dataset, content.keys() - set(HEADER), data_root)
     return load_task(dataset, data_root, split, "all", _find_metric(content) if dataset == "cirr" else "")
@@ -154,8 +151,10 @@ def load_task(dataset: str, data_root: Path, split: str, category: str, metric: 
     place = (dataset, data_root, split, category)
     image_list = annotations.image_list(*place)
     has_list = dataset != "circo" or image_list.is_file()
-    gallery = frozenset(annotations.gallery(*place)["image"]) if has_list else None
-    return Task(dataset, split, metric, annotations.queries(*place), gallery, image_list.name)
+    queries, gallery = read_tables(*place) if has_list else (annotations.queries(*place), None)
+    return Task(
+        dataset, split, metric, queries, None if gallery is None else frozenset(gallery["image"]), image_list.name
+    )
 
 
 def find_problems(file: Path, content: dict, repeated: set[str], task: Task, allow_longer: bool = False) -> list[str]:
@@ -184,9 +183,8 @@ def find_problems(file: Path, content: dict, repeated: set[str], task: Task, all
         else:
             problems.append(f"{name} is not a query of {task.title}; remove it, or correct its id.")
     absent = (query for query in queries if query not in content)
-    return problems + [
-        f"query {q} of {task.title} is not in {file.name}; add its {task.length} images." for q in absent
-    ]
+    problems += [f"query {q} of {task.title} is not in {file.name}; add its {task.length} images." for q in absent]
+    return list(map(printable, problems))
 
 
 def list_problems(
@@ -294,7 +292,9 @@ def _find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str
         raise error
     if not shared:
         splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
-        raise ValueError(f"{file} has no query of {splits}, but {min(ids)} for example; key each list by its query id.")
+        raise FileRefused(
+            f"{file} has no query of {splits}, but {min(ids)} for example; key each list by its query id."
+        )
     return best
 
 

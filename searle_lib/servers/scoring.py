@@ -26,6 +26,7 @@ from searle_lib.servers.predictions import (
     recognise,
     to_image_id,
 )
+from searle_lib.store.reading import FileRefused, printable
 
 SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https://circo.micc.unifi.it/"}
 UNLISTED = 10**9  # the rank of an image that is not in a list: beyond every k
@@ -93,7 +94,7 @@ def _check_scorable(file: Path, dataset: str, task: Task) -> None:
 def _entry_problems(file: Path, content: dict | list, repeated: set[str], task: Task, entries: list[dict]) -> list[str]:
     """One sentence per problem of a FashionIQ file, in its order; `entries` are those of the caption file."""
     if not isinstance(content, list):
-        raise ValueError(f"{file} is not a list, but FashionIQ's predictions are; write the caption file's entries.")
+        raise FileRefused(f"{file} is not a list, but FashionIQ's predictions are; write the caption file's entries.")
     problems = [f"key {key} stands twice in an entry of {file.name}; keep one." for key in sorted(repeated)]
     if len(content) != len(entries):
         problems.append(f"{file.name} has {len(content)} entries, the caption file {len(entries)}; write one for each.")
@@ -109,7 +110,7 @@ def _entry_problems(file: Path, content: dict | list, repeated: set[str], task: 
                 problems.append(f"{name} does not have the {key} of the caption file; keep that file's order.")
         if "ranking" in entry:
             problems += list_problems(name, entry["ranking"], task, allow_longer=True)
-    return problems
+    return list(map(printable, problems))
 
 
 def _rank(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:

@@ -16,11 +16,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from searle_lib.store.limits import PositiveInt, Seed
+from searle_lib.store.reading import FileRefused, one_sentence, printable, reads, show
 
 Value = str | int | float | bool | list
 COMMON = ("study", "data_root", "artefact_root", "report_root", "seed", "device", "workers")
@@ -48,7 +50,17 @@ SETTINGS = {  # the class of which a parameter with this prefix is a field; it s
     "phi_": "searle.settings:PhiSettings",
     "fti_": "fti4cir.settings:Fti4CirSettings",
 }
+LIMITS = {  # of parameters of no stage; another integer is a count
+    "seed": Seed,
+    "seeds": list[Seed],
+    "workers": Annotated[int, Field(gt=0, le=256)],
+}
+MOST = 2**31 - 1  # of anything that is counted
+SMALLEST = 1e-12  # beside 0; single precision computes with nothing smaller, or larger than its inverse
+MAX_FILE, MAX_TEXT = 1 << 16, 4096  # bytes and characters
+NO_YAML = ("is not valid YAML", "correct it")
 OPTIONAL_LISTS = ("images_to_invert", "seeds")  # lists that may be empty
+_STUDY = re.compile(r"\w[\w .+-]{0,99}")
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 _PUBLISHED = re.compile(r"\((?:SEARLE|FTI4CIR)[^:)]*: ([^,)\s]+)[,)]")  # as in "(SEARLE, oti-steps: 350)"
 
@@ -126,17 +138,15 @@ def read(path: Path, declarations: dict[str, Declaration], overrides: typing.Seq
         ValueError: if the file is not flat YAML, sets a name twice, or sets a name that no notebook declares; or if a
             value has the wrong type, is outside of its limits, or is not one of the choices.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"parameter file {path} does not exist; params/mini.yaml is the default one.")
-    content = _parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold one `name: value` per line, but holds a {type(content).__name__}.")
+    content = _read_file(path)
     values = {str(name): check(str(name), value, declarations, str(path)) for name, value in content.items()}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"-p {override} must be written name=value, as in -p oti_steps=50.")
-        values[name] = check(name, _parse_yaml(text, f"-p {name}"), declarations, "-p")
+        with one_sentence(f"-p {name}", *NO_YAML):
+            value = _parse_yaml(text, f"-p {name}")
+        values[name] = check(name, value, declarations, "-p")
     return values
 
 
@@ -157,30 +167,44 @@ def check(name: str, value: object, declarations: dict[str, Declaration], source
         hint = "no notebook declares it."
         if similar:
             hint = f"did you mean {similar[0]} ({', '.join(declarations[similar[0]].notebooks)})?"
-        raise ValueError(f"unknown parameter {name} in {source}; {hint}")
+        raise ValueError(f"unknown parameter {printable(name):.80} in {source}; {hint}")
     declaration = declarations[name]
     kind = declaration.kind
     if type(value) is int and kind in (float, str):
         value = kind(value)
     if type(value) is not kind:
+        actual = type(value).__name__
         hint = " (YAML reads 2e-2 as a string: write 2.0e-2)" if kind is float and isinstance(value, str) else ""
         raise ValueError(
-            f"{name} in {source} is {value!r}, a {type(value).__name__}, but must be of type {kind.__name__}{hint}; "
+            f"{name} in {source} is {show(value)}, a {actual}, but must be of type {kind.__name__}{hint}; "
             f"notebook {declaration.notebooks[0]} says: {declaration.help or 'nothing'}."
         )
     if value != declaration.default:  # a default needs no check, and no import of its stage
+        _check_text(name, value, source)
         _check_choice(name, value, source)
         _check_limits(name, value, source)
     return value
+
+
+def _check_text(name: str, value: Value, source: str) -> None:
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and not (text.isprintable() and len(text) <= MAX_TEXT):
+            rule = f"be a text of at most {MAX_TEXT} characters that can be printed"
+            raise ValueError(f"{name} in {source} is {show(text)}; it must {rule}.")
+    if name == "study" and not _STUDY.fullmatch(value):
+        rule = "be the name of a folder: letters, digits, and -, _, . or blanks after the first one"
+        raise ValueError(f"{name} in {source} is {show(value)}; it must {rule}.")
 
 
 def _check_choice(name: str, value: Value, source: str) -> None:
     allowed = choices(name)
     if value == [] and name not in OPTIONAL_LISTS:
         raise ValueError(f"{name} in {source} is empty; name at least one of {', '.join(allowed)}.")
-    for one in value if isinstance(value, list) else [value]:
+    for place, one in enumerate(value if isinstance(value, list) else [value]):
         if allowed and one not in allowed:
-            raise ValueError(f"{name} in {source} holds {one!r}; it must be {' or '.join(allowed)}.")
+            raise ValueError(f"{name} in {source} holds {show(one)}; it must be {' or '.join(allowed)}.")
+        if allowed and isinstance(value, list) and one in value[:place]:
+            raise ValueError(f"{name} in {source} holds {show(one)} twice; name each once.")
 
 
 def _check_limits(name: str, value: Value, source: str) -> None:
@@ -190,7 +214,11 @@ def _check_limits(name: str, value: Value, source: str) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} in {source} is {value}; it must be a finite number.")
-    limits = {"seed": Seed, "seeds": list[Seed]}.get(name) or (PositiveInt if type(value) is int else None)
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= 1 / SMALLEST:
+        raise ValueError(f"{name} in {source} is {value}; it must be 0, or between {SMALLEST} and {1 / SMALLEST}.")
+    limits = LIMITS.get(name) or (PositiveInt if type(value) is int else None)
+    if limits is not Seed and type(value) is int and value > MOST:
+        raise ValueError(f"{name} in {source} is {show(value)}; it must be at most {MOST}.")
     prefix = next((prefix for prefix in SETTINGS if name.startswith(prefix)), "")
     if prefix:
         module, _, class_name = SETTINGS[prefix].partition(":")
@@ -201,7 +229,7 @@ def _check_limits(name: str, value: Value, source: str) -> None:
         TypeAdapter(limits or type(value)).validate_python(value, strict=True)
     except ValidationError as problem:
         rule = problem.errors()[0]["msg"].replace("Input should be", "it must be")
-        raise ValueError(f"{name} in {source} is {value!r}; {rule}.") from None
+        raise ValueError(f"{name} in {source} is {show(value)}; {rule}.") from None
 
 
 def _parameters_cell(path: Path) -> dict[str, tuple[type, Value, str]]:
@@ -220,15 +248,19 @@ def _parameters_cell(path: Path) -> dict[str, tuple[type, Value, str]]:
     return parameters
 
 
+@reads(*NO_YAML, absent="params/mini.yaml is the default one", noun="parameter file", limit=MAX_FILE)
+def _read_file(path: Path) -> dict:
+    content = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(content, dict | None):
+        raise FileRefused(f"{path} must hold one `name: value` per line, but holds a {type(content).__name__}.")
+    return content or {}
+
+
 def _parse_yaml(text: str, source: str) -> object:
-    """Return the content of a YAML text. Raises ValueError if it is not valid or sets a key twice."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise ValueError(f"{source} is not valid YAML: {' '.join(str(problem).split())}; correct it.") from problem
+    """Return the content of a YAML text, inside `one_sentence`. Raises FileRefused if it sets a key twice."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{source} sets {twice} twice; remove one.")
-    return content
+        raise FileRefused(f"{source} sets {twice} twice; remove one.")
+    return yaml.safe_load(text)

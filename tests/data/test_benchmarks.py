@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pandas as pd
@@ -118,8 +119,15 @@ def test_an_entry_without_a_key_is_named(data, dataset, file, key):
         benchmarks.load(dataset, data, "val")
 
 
+def replace_target(entry, image):
+    """Another target of an entry of CIRR, in its group too."""
+    members = entry["img_set"]["members"]
+    members[members.index(entry["target_hard"])] = image
+    entry["target_hard"] = image
+
+
 def test_an_image_outside_the_gallery_is_named_with_its_query(data):
-    change(data / "CIRR/cirr/captions/cap.rc2.val.json", lambda entries: entries[1].update(target_hard="dev-0"))
+    change(data / "CIRR/cirr/captions/cap.rc2.val.json", lambda entries: replace_target(entries[1], "dev-0"))
     with pytest.raises(ValueError, match="query 1 of cirr/val names image dev-0, which is not among the 24 of "):
         benchmarks.load("cirr", data, "val")
 
@@ -250,3 +258,101 @@ def test_the_example_is_of_circo_else_of_cirr_else_of_fashioniq_and_of_a_validat
     assert name_of(["fashioniq", "cirr"], benchmarks.EVALUATE) == "cirr/val"
     assert name_of(["fashioniq"], ["validation"]) == "fashioniq/val/dress"
     assert name_of(["cirr", "circo"], ["test"]) == "circo/test"
+
+
+CIRR, CIRCO = "CIRR/cirr/captions/cap.rc2.val.json", "CIRCO/annotations/val.json"
+DRESS, SPLIT = "FashionIQ/captions/cap.dress.val.json", "CIRR/cirr/image_splits/split.rc2.val.json"
+COCO = "CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+WRONG = {  # what stands wrongly in a file, and the sentence about it
+    "a ground truth twice": (CIRCO, lambda e: e[1]["gt_img_ids"].append(e[1]["gt_img_ids"][0]), "entry 1 .* different"),
+    "a padded ground truth": (CIRCO, lambda e: e[1].update(gt_img_ids=["07"]), "entry 1 .* has gt_img_ids"),
+    "a padded target": (
+        CIRCO,
+        lambda e: e[1].update(target_img_id="00000007"),
+        "target_img_id '00000007', which is no",
+    ),
+    "truths as a text": (CIRCO, lambda e: e[2].update(gt_img_ids="12"), "entry 2 .* is not a list of different numb"),
+    "an aspect twice": (CIRCO, lambda e: e[2].update(semantic_aspects=["a", "a"]), "entry 2 .* has semantic_aspects"),
+    "a query of CIRCO twice": (CIRCO, lambda e: e[3].update(id=e[0]["id"]), "entry 3 .* is the second query"),
+    "a true id": (CIRCO, lambda e: e[3].update(id=True), "entry 3 .* has id True, which is not a number"),
+    "a reference as a truth": (
+        CIRCO,
+        lambda e: e[0]["gt_img_ids"].append(e[0]["reference_img_id"]),
+        "entry 0 .* as a target",
+    ),
+    "an entry that is a number": (CIRCO, lambda e: e.__setitem__(3, 7), "entry 3 of .* is 7, not an object"),
+    "a query of CIRR twice": (CIRR, lambda e: e[5].update(pairid=e[4]["pairid"]), "entry 5 .* is the second query"),
+    "a member twice": (CIRR, lambda e: e[0]["img_set"]["members"].append(e[0]["reference"]), "entry 0 .* has members"),
+    "members as a text": (CIRR, lambda e: e[0]["img_set"].update(members="ab"), "entry 0 .* has members 'ab'"),
+    "a group that is no object": (CIRR, lambda e: e[0].update(img_set=[]), "has img_set .*, which is not an object"),
+    "a target outside its group": (
+        CIRR,
+        lambda e: e[6].update(target_hard="dev-0"),
+        "not among the members of its img",
+    ),
+    "a target that is its reference": (CIRR, lambda e: e[6].update(target_hard=e[6]["reference"]), "entry 6 .* targe"),
+    "a caption of numbers": (CIRR, lambda e: e[6].update(caption=[1]), r"has caption \[1\], which is not a text"),
+    "half a surrogate": (CIRR, lambda e: e[6].update(caption="\ud800"), "has caption .*, which is not a text"),
+    "a name with an escape sequence": (CIRR, lambda e: e[6].update(reference="a\x1b[2J"), "has reference .*not a name"),
+    "captions as a text": (DRESS, lambda e: e[0].update(captions="ab"), "has captions 'ab', which is not a list of te"),
+    "a query of FashionIQ twice": (DRESS, lambda e: e.append(e[0]), "entry 6 of .* stands there twice"),
+    "an image without an id": (COCO, lambda c: c["images"][2].pop("id"), "entry 2 of .* has no key id"),
+    "an image twice": (COCO, lambda c: c["images"].append(c["images"][0]), "lists image .* twice"),
+    "a file twice": (COCO, lambda c: c["images"][2].update(file_name=c["images"][0]["file_name"]), "under two names"),
+    "an image at a number": (SPLIT, lambda c: c.update({next(iter(c)): 7}), "lists image .* at 7, which is no path"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_entry_that_would_give_a_wrong_number_is_refused_with_its_file(data, name):
+    file, edit, sentence = WRONG[name]
+    change(data / file, edit)
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        benchmarks.load({"CIRR": "cirr", "CIRC": "circo", "Fash": "fashioniq"}[file[:4]], data, "val")
+    assert str(data / file) in str(refusal.value) and str(refusal.value).isprintable()
+
+
+def test_a_key_that_stands_twice_is_refused(data):
+    file = data / SPLIT
+    first = file.read_text().split(",")[0]
+    file.write_text(file.read_text().replace("{", first + ",", 1))
+    with pytest.raises(ValueError, match=r"split.rc2.val.json is not valid JSON .*the key .* stands twice.*; download"):
+        benchmarks.load("cirr", data, "val")
+
+
+@pytest.mark.parametrize("path", ["/etc/x.png", "../../x.png", "dev/../../x.png", "./dev/sub/../../../x.png", "."])
+@pytest.mark.parametrize("file", [COCO, SPLIT, "FashionIQ/image_splits/split.dress.val.json"])
+def test_a_list_names_no_image_outside_of_its_folder(data, file, path):
+    edits = {
+        "CIRC": lambda content: content["images"][1].update(file_name=path),
+        "CIRR": lambda content: content.update({next(iter(content)): path}),
+        "Fash": lambda content: content.__setitem__(1, path),
+    }
+    change(data / file, edits[file[:4]])
+    with pytest.raises(ValueError, match=rf"{file} lists image .*, which is no path below {data}") as refusal:
+        benchmarks.load({"CIRR": "cirr", "CIRC": "circo", "Fash": "fashioniq"}[file[:4]], data, "val")
+    assert path in str(refusal.value)
+
+
+def test_a_folder_of_images_may_be_a_link_but_nothing_in_it_may_lead_out(data, tmp_path):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (data / "CIRR" / "dev").symlink_to(tmp_path / "disk")
+    benchmarks.load("cirr", data, "val")
+    (tmp_path / "disk" / "out").symlink_to(tmp_path)
+    change(data / SPLIT, lambda content: content.update({next(iter(content)): "./dev/out/x.png"}))
+    with pytest.raises(ValueError, match=r"split.rc2.val.json lists images in .*dev/out, a link that leads out of"):
+        benchmarks.load("cirr", data, "val")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[" * 70 + "]" * 70, "[" + "1," * 6_000_000 + "1]", "[NaN]"])
+def test_a_file_that_is_nested_or_filled_beyond_measure_is_refused(data, content):
+    (data / CIRCO).write_text(content)
+    with pytest.raises(ValueError, match=r"val.json is not valid JSON .*; download it again"):
+        benchmarks.load("circo", data, "val")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(data):
+    (data / CIRCO).unlink()
+    os.mkfifo(data / CIRCO)
+    with pytest.raises(ValueError, match=r"val.json is not valid JSON .*it is not a plain file"):
+        benchmarks.load("circo", data, "val")

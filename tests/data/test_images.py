@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from conftest import leave_record, study_of
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from searle_lib.data import images
 
@@ -89,3 +91,92 @@ def test_a_picture_whose_header_claims_too_many_pixels_is_named_as_broken(tmp_pa
 def test_a_study_reads_pictures_as_02_decided(tmp_path):
     leave_record(study_of(tmp_path, "02_concepts"), image_batch_size=16, workers=3)
     assert images.reader(study_of(tmp_path, "05_fti4cir")) == images.Reader(batch_size=16, workers=3)
+
+
+def noise(mode="RGB", size=(50, 30)):
+    return Image.merge("RGB", [Image.effect_noise(size, 90) for _ in range(3)]).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGB", "jpg"), ("RGB", "png"), ("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png")]
+)
+def test_a_picture_has_the_pixels_and_the_mode_of_its_file(tmp_path, mode, suffix):
+    file = tmp_path / f"x.{suffix}"
+    noise(mode).save(file)
+    picture = images.read(file)
+    expected = Image.open(file)
+    assert picture.mode == expected.mode == mode and picture.tobytes() == expected.tobytes()
+
+
+def test_sixteen_bits_of_grey_are_read_as_the_same_picture_in_eight(tmp_path):
+    grey = np.asarray(noise("L"))
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    eight, sixteen = (images.to_pixels(images.read(tmp_path / f"{bits}.png"), 16, "clip") for bits in (8, 16))
+    assert Image.open(tmp_path / "16.png").mode == "I;16" and torch.equal(eight, sixteen)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_is_read_upright(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    noise().save(tmp_path / f"x.{suffix}", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / f"x.{suffix}"))
+    assert images.read(tmp_path / f"x.{suffix}").tobytes() == expected.tobytes()
+
+
+def test_a_picture_whose_exif_cannot_be_parsed_is_read_as_it_is(tmp_path):
+    noise().save(tmp_path / "x.jpg", exif=b"Exif\0\0" + b"\xff" * 40)
+    assert images.read(tmp_path / "x.jpg").tobytes() == Image.open(tmp_path / "x.jpg").tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_the_first_frame_stands_for_an_animation(tmp_path, suffix):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    assert images.read(tmp_path / f"x.{suffix}").convert("RGB").getpixel((3, 3)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("missing", range(1, 13))
+def test_a_png_that_is_cut_off_in_its_last_bytes_is_refused(tmp_path, missing):
+    noise().save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:-missing])
+    with pytest.raises(ValueError, match=r"x.png cannot be decoded .*cut off before its end\); download it again"):
+        images.read(tmp_path / "x.png")
+
+
+def test_a_postscript_text_starts_no_program(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (tmp_path / "x.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ValueError, match=r"x.jpg cannot be decoded"):
+        images.read(tmp_path / "x.jpg")
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 41), (10_001, 900), (9_500, 9_500)])
+def test_a_picture_that_would_fill_the_memory_is_refused_by_its_size(tmp_path, size):
+    Image.new("L", size).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=rf"x.png cannot be decoded .*it has {size[0]:,} x {size[1]:,} pixels"):
+        images.read(tmp_path / "x.png")
+
+
+def test_a_pipe_in_the_place_of_a_picture_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match=r"x.jpg cannot be decoded .*it is not a plain file"):
+        images.read(tmp_path / "x.jpg")
+
+
+def test_a_link_that_leads_out_of_its_folder_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    noise().save(tmp_path / "secret.png")
+    noise().save(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "good-link.png").symlink_to("good.png")
+    (tmp_path / "in" / "bad-link.png").symlink_to(tmp_path / "secret.png")
+    images.read(tmp_path / "in" / "good-link.png")
+    with pytest.raises(ValueError, match=r"bad-link.png cannot be decoded .*it is a link to .*secret.png, out of its"):
+        images.read(tmp_path / "in" / "bad-link.png")

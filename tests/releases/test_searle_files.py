@@ -124,7 +124,7 @@ def test_half_a_file_of_tensors_is_refused_with_its_size(name, tmp_path, known_a
     write_tokens(tmp_path, width=600)
     file = write_phi(tmp_path / "phi.pt", known_answers.phi).with_name(name)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    size = rf"{name} \({file.stat().st_size:,} bytes\) is not a file of tensors .*; download it again"
+    size = rf"{name} is not a file of tensors .* \({file.stat().st_size:,} bytes on disk: .*; download it again"
     with pytest.raises(ValueError, match=size):
         searle_files.read_phi(file, 64, 64) if name == "phi.pt" else searle_files.read_tokens(tmp_path, IDS, 600)
 
@@ -212,7 +212,7 @@ DOWNLOAD = ".*; download it again"
         ({7: ["a Cat"]}, NO_LIST.format("7")),
         ({"Cat": ["a"], "Dog": ["b"], " Cat": ["c"]}, "has the concept 'Cat' twice, apart from blanks; remove one"),
         (b"\x80\x04\x8d" + b"\x7f" * 8 + b"abc", DOWNLOAD),  # a wrong length
-        (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", DOWNLOAD),
+        (b"\x80\x04\x95" + b"\xff" * 8, DOWNLOAD),
     ],
 )
 def test_a_pickle_that_maps_no_names_to_phrases_is_refused(tmp_path, content, sentence):
@@ -223,7 +223,7 @@ def test_a_pickle_that_maps_no_names_to_phrases_is_refused(tmp_path, content, se
 def test_a_pickle_that_is_cut_off_anywhere_is_refused(tmp_path):
     content = pickle.dumps(PHRASES)
     for end in range(len(content)):
-        with pytest.raises(ValueError, match=r"cut.pkl is not a pickle of plain lists and texts: .*; download"):
+        with pytest.raises(ValueError, match=r"cut.pkl is not a pickle of plain lists and texts .*; download"):
             searle_files.read_phrases(write_phrases(tmp_path / "cut.pkl", content[:end]))
 
 
@@ -306,7 +306,10 @@ def test_the_key_of_imported_concepts_stands_for_file_list_and_depth(tmp_path, t
     [
         (b"Image,1,2\na,Cat,Dog\n", r"must have the columns Image Name, 1, 2, ...; it has Image, 1, 2"),
         (b"Image Name\na\n", r"must have the columns Image Name, 1, 2, ...; it has Image Name"),
-        (b"Image Name,1,2\nb,Cat,Dog\na,Cat,\n", "has an empty concept for image a; create the file again"),
+        (
+            b"Image Name,1,2\nb,Cat,Dog\na,Cat,\n",
+            "has an empty or unprintable concept for image a; create the file again",
+        ),
         (b"Image Name,1\na,Cat\nc,Dog\n", r"has concepts of another image list: 1 of 2 images .* \(first: b\);"),
         (b"Image Name,1\na,Cat\nb,Cat\nx_07,Cat\ny_7,Dog\n", "has concepts of the same image twice.*; create it again"),
         (b"", "is not a table .*; create it again"),
@@ -532,3 +535,83 @@ def test_a_phi_that_does_not_exist_is_named(tmp_path, known_answers):
         searle_files.read_phi(tmp_path / "gone.pt", 64, 64)
     with pytest.raises(ValueError, match=r"phi_checkpoint SEARLE_ViT-B16 is neither .*, nor one of SEARLE_ViT-B32"):
         phi.import_phi(Store(tmp_path), known_answers.backbone, "SEARLE_ViT-B16")
+
+
+# Files that mean harm: bounds, and types of numbers
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"Nr\x00\xa3\xe1\x11.", "places to remember"),  # LONG_BINPUT 300,000,000
+        (b"(" + b"]" * 1_100_000 + b"l.", "more than 1,000,000 lists and dictionaries"),
+        (b"N" + b"\x94" * 12_100_000 + b".", "more than 12,000,000 steps"),
+        (b"(" + b"K\x01" * 5_990_000 + b"M\x01\x01" * 20_000 + b"l.", "more than 6,000,000 values"),
+        (b"}" + b")" + b"\x85" * 100_000 + b"Ns.", "a key that is a tuple"),  # hashing it overflows the stack
+        (b"}\x8a\x08" + b"\xff" * 7 + b"\x1fNs.", "a key that is a int, not a text or a small number"),
+        (b"X\x00\x00\x20\x00" + b"a" * (1 << 21) + b".", "a text of 2,097,152 bytes"),
+        (b"}X\x03\x00\x00\x00\xed\xa0\x80].", "codec can't decode"),  # half a surrogate pair
+        (b"C\x01a.", "its opcode 'C' makes no plain data"),
+    ],
+)
+def test_a_pickle_that_would_fill_memory_or_crash_is_refused(tmp_path, content, sentence):
+    with pytest.raises(ValueError, match=rf"phrases.pkl .*({sentence})"):
+        searle_files.read_phrases(write_phrases(tmp_path / "phrases.pkl", content))
+
+
+def test_one_list_of_phrases_under_many_concepts_is_refused(tmp_path):
+    phrases_of_all = ["a cat"] * 1000
+    with pytest.raises(ValueError, match=r"phrases.pkl has one list of phrases under several concepts; create it"):
+        searle_files.read_phrases(write_phrases(tmp_path / "phrases.pkl", {"a": phrases_of_all, "b": phrases_of_all}))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_phrases_of_every_protocol_are_read(tmp_path, protocol):
+    file = write_phrases(tmp_path / "phrases.pkl", pickle.dumps(PHRASES, protocol))
+    assert list(searle_files.read_phrases(file).itertuples(index=False, name=None)) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("compression", "text", "sentence"),
+    [
+        (zipfile.ZIP_DEFLATED, "a" * 80_000_000, "it would unpack to more than 10 times its size"),
+        (zipfile.ZIP_LZMA, "a", "has an unusual compression"),
+    ],
+)
+def test_a_zip_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, compression, text, sentence):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as archive:
+        archive.writestr("concept_to_phrases.pkl", text)
+    with pytest.raises(ValueError, match=rf"x.zip .*{sentence}"):
+        searle_files.read_phrases(tmp_path / "x.zip")
+
+
+ODD = {
+    "complex numbers": (torch.zeros(4, 6, dtype=torch.complex64), "it names torch.ComplexFloatStorage"),
+    "too large for float32": (torch.full((4, 6), 1e300, dtype=torch.float64), "has a token that is not finite"),
+    "no numbers": (torch.zeros(4, 6, device="meta"), "it names torch._utils._rebuild_meta_tensor"),
+    "sparse numbers": (torch.zeros(4, 6).to_sparse(), "it names torch._utils._rebuild_sparse_tensor"),
+    "one number repeated": (torch.zeros(1).expand(4, 6), r"a tensor of shape \(4, 6\), larger than its storage"),
+    "numbers of 8 bits": (torch.zeros(4, 6).to(torch.float8_e4m3fn), "it names torch"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse:UserWarning")
+def test_tensors_that_are_no_plain_finite_numbers_are_refused(tmp_path, name):
+    tokens, sentence = ODD[name]
+    write_tokens(tmp_path, edit=lambda files: files.update({EMA: tokens}))
+    with pytest.raises(ValueError, match=rf"{EMA} .*{sentence}"):
+        searle_files.read_tokens(tmp_path, IDS, 6)
+
+
+def test_tokens_in_double_precision_become_float32(tmp_path):
+    ema = write_tokens(tmp_path, edit=lambda files: files.update({EMA: files[EMA].double()}))
+    assert torch.equal(searle_files.read_tokens(tmp_path, IDS, 6)[0], ema)
+
+
+def test_images_that_differ_in_a_suffix_only_are_two_images(tmp_path):
+    ema = write_tokens(tmp_path, ["B00.A", "B00.B"])
+    assert torch.equal(searle_files.read_tokens(tmp_path, ["B00.B", "B00.A"], 6)[0], ema.flip(0))
+    write_tokens(tmp_path, ["7"])
+    with pytest.raises(ValueError, match="cannot tell apart images of this list"):
+        searle_files.read_tokens(tmp_path, ["x_07", "y_7"], 6)

@@ -143,6 +143,13 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path, world):
     [
         ("a,b\n1,2\n", "has the columns a, b but no DisplayName; correct vocabulary"),
         ("LabelName,DisplayName\n/m/1, \n", "has an empty DisplayName in row 2; remove that row"),
+        ("LabelName,DisplayName\n", "has no names below its header; download it again"),
+        ("LabelName,DisplayName\n/m/1,a\0b\n", r"has the DisplayName 'a\\x00b', which cannot be printed"),
+        ("", "names.csv is not a table .*; download oidv7"),
+        ("DisplayName\na,b\n", "names.csv is not a table .*its rows have more cells than its header"),
+        ("a," * 40_000, "names.csv is not a table .*its first line has more than 65,536 bytes"),
+        ("DisplayName\n" + "\n" * 2_000_001, "names.csv is not a table .*2,000,001 cells, most of them empty"),
+        ("DisplayName\n" + "cat\n" * 1_100_000, "names.csv is not a table .*it may have 4,194,304 bytes"),
     ],
 )
 def test_a_bad_vocabulary_is_refused(tmp_path, content, sentence):

@@ -530,3 +530,26 @@ def test_a_wrong_fashioniq_file_is_refused_with_its_entry(fault, data, tmp_path)
     edit, sentence = FASHIONIQ_FAULTS[fault]
     with pytest.raises(ValueError, match=sentence):
         score(edited(edit, random_fashioniq(data, "dress")), tmp_path, "fashioniq", data, "dress")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "edit", "sentence"),
+    [
+        ("circo", lambda e: e[0]["gt_img_ids"].append(e[0]["gt_img_ids"][0]), "entry 0 of .*val.json has gt_img_ids"),
+        ("circo", lambda e: e[0].update(gt_img_ids=[f"{i:012d}" for i in e[0]["gt_img_ids"]]), "has gt_img_ids"),
+        ("cirr", lambda e: e[1].update(target_hard=e[1]["reference"]), "entry 1 of .*val.json has its reference"),
+        ("cirr", lambda e: e[1].update(pairid=e[0]["pairid"]), "entry 1 of .*val.json is the second query"),
+        ("cirr", lambda e: e[1]["img_set"]["members"].append("dev-x"), "names image dev-x, which is not among the"),
+    ],
+)
+def test_score_refuses_annotations_that_the_study_refuses(dataset, edit, sentence, data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    file = root / CAPTIONS[dataset].format("val")
+    entries = json.loads(file.read_text())
+    ids = [str(entry["id" if dataset == "circo" else "pairid"]) for entry in entries]
+    images = images_of(data, dataset, "val")[:50]
+    edit(entries)
+    write(file, entries)
+    head = {"version": "rc2", "metric": "recall"} if dataset == "cirr" else {}
+    with pytest.raises(ValueError, match=sentence):
+        scoring.score(write(tmp_path / "mine.json", head | dict.fromkeys(ids, images)), dataset, root)

@@ -65,6 +65,26 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
         ("workers: 0", r"workers in .* is 0; it must be greater than 0"),
         ("seed: 1\nseed: 2", r"study.yaml sets seed twice; remove one"),
         ("a: [1", r"study.yaml is not valid YAML"),
+        ("seed: " + "[" * 3000, r"study.yaml is not valid YAML"),
+        ("seed: !!timestamp x", r"study.yaml is not valid YAML"),
+        ("seed: !!int x", r"study.yaml is not valid YAML"),
+        ("seed: 2020-99-99", r"study.yaml is not valid YAML"),
+        ("seed: " + "9" * 5000, r"study.yaml is not valid YAML"),
+        ("#" * 70_000, r"study.yaml is not valid YAML .*it may have 65,536 bytes"),
+        ("methods: [SEARLE, SEARLE]", r"methods in .* holds 'SEARLE' twice; name each once"),
+        ("study: ''", r"study in .* is ''; it must be the name of a folder"),
+        ("study: ../esc", r"study in .* is '../esc'; it must be the name of a folder"),
+        ("study: .hidden", r"study in .* is '.hidden'; it must be the name of a folder"),
+        ('study: "a\\nb"', r"study in .* is 'a\\nb'; it must be a text of .* that can be printed"),
+        ('data_root: "a\\0b"', r"data_root in .* is 'a\\x00b'; it must be a text"),
+        ("phi_temperature: 0.0", r"phi_temperature in .* is 0.0; it must be greater than 0"),
+        ("oti_ema_decay: 2.0", r"oti_ema_decay in .* is 2.0; it must be less than 1"),
+        ("oti_learning_rate: .inf", r"oti_learning_rate in .* is inf; it must be a finite number"),
+        ("oti_learning_rate: 1.0e-300", r"oti_learning_rate in .* is 1e-300; it must be 0, or between"),
+        ("oti_steps: 99999999999", r"oti_steps in .* is 99999999999; it must be at most 2147483647"),
+        ("oti_steps: -99999999999999999999", r"oti_steps in .*; it must be greater than 0"),
+        ("workers: 99999", r"workers in .* is 99999; it must be less than or equal to 256"),
+        ("? [1, 2]\n: 3", r"study.yaml"),
         ("- 1", r"study.yaml must hold one `name: value` per line, but holds a list"),
     ],
 )
@@ -236,3 +256,15 @@ def test_published_values_are_read_from_the_declarations(known):
     assert published["oti_steps"] == 350 and published["fti_learning_rate"] == 4e-5
     assert published["clip_model"] == "ViT-B/32" and published["caption_split"] == "reference"
     assert not {"study", "data_root", "artefact_root", "datasets", "methods", "bootstrap_resamples"} & set(published)
+
+
+def test_a_file_that_is_no_text_is_refused_with_its_name(tmp_path, known):
+    (tmp_path / "study.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"study.yaml is not valid YAML .*; correct it"):
+        parameters.read(tmp_path / "study.yaml", known)
+
+
+@pytest.mark.parametrize("override", ["seed=!!timestamp x", "seed=[[" + "[" * 3000, "study=a\ud800", "seed=\x00"])
+def test_an_override_of_any_form_is_refused_in_one_sentence(tmp_path, known, override):
+    with pytest.raises(ValueError, match=f"{override.partition('=')[0]}.*; (correct it|it must)"):
+        parameters.read(written(tmp_path, ""), known, [override])
