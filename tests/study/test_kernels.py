@@ -164,8 +164,9 @@ time.sleep(99)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent once a second")
 @pytest.mark.parametrize("moment", [0.0, 0.3, 3.0])
-def test_a_kernel_ends_with_its_killed_parent(moment):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+def test_a_kernel_ends_with_its_killed_parent(moment, tmp_path_factory):
+    places = os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("t"))}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=places, stdout=subprocess.PIPE, text=True)
     kernel = psutil.Process(int(parent.stdout.readline()))
     time.sleep(moment)
     parent.kill()
