@@ -151,7 +151,8 @@ def problems_of(run: subprocess.Popen, status: int | None) -> list[str]:
 
 def digests(project: Path) -> dict[str, str]:
     """Return a hash of each artefact's file and of each result in the reports, by its path."""
-    files = [path for path in (project / "data/artefacts").rglob("*") if ".locks" not in path.parts and path.is_file()]
+    files = [path for path in (project / "data/artefacts").rglob("*") if path.is_file()]
+    files = [path for path in files if not {".locks", ".hashes"} & set(path.parts)]  # these hold times
     files += [path for pattern in RESULTS for path in (project / "reports/quick").rglob(pattern)]
     return {str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

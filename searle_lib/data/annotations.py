@@ -191,7 +191,7 @@ def _image_table(source: Path, folder: Path, images: Iterable[tuple[str, str]]) 
     roots: dict[Path, Path] = {}  # of the folder of some images, the folder that the user put there
     for name, below in images:
         parts = Path(below).parts if is_name(name) and is_name(below) else ()
-        if not parts or parts[0] == "/" or ".." in parts:
+        if not parts or Path(below).anchor or ".." in parts:  # "//x" is absolute, too
             raise FileRefused(
                 f"{source} lists image {show(name)} at {show(below)}, which is no path below {folder}; download it "
                 "again."

@@ -66,12 +66,8 @@ def execute(
 def _move(running: Path, output: Path) -> None:
     """Move an executed notebook from the temporary folder, which may be on another disk."""
     content = running.read_bytes()
-    try:
-        with atomic_write(output) as temporary:
-            temporary.write_bytes(content)
-    except OSError as problem:
-        problem.filename = str(output)  # a full disk is an error without a name
-        raise
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(content)
     running.unlink()
 
 

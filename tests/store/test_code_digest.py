@@ -146,6 +146,9 @@ class Keys:
     # a store that only says what it is asked for
     made = {}
 
+    def hash_files(self, paths):
+        return [path.name for path in paths]
+
     def keep(self, name, facts, make):
         raise Asked(name.split("/")[0], artefacts.digest(facts))
 

@@ -136,10 +136,8 @@ def test_a_temporary_folder_that_cannot_be_written_is_named_with_its_remedy(tmp_
 
 def test_a_report_folder_that_cannot_be_written_is_named(tmp_path, folder, quick_kernels):
     with pytest.raises(OSError) as raised:
-        run_cell(
-            tmp_path, folder, f"import os; os.symlink('/dev/full/none', {str(tmp_path / '01_cell.ipynb')!r} + '.aside')"
-        )
-    assert raised.value.filename == str(tmp_path / "01_cell.ipynb")
+        run_cell(tmp_path, folder, f"import os; os.mkdir({str(tmp_path / '01_cell.ipynb')!r})")
+    assert str(tmp_path / "01_cell.ipynb") in str(raised.value)
 
 
 def test_a_broken_kernel_of_jupyter_does_not_matter(tmp_path, folder, quick_kernels, monkeypatch):
