@@ -24,6 +24,7 @@ from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.network import Words
 from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.searle import oti, phi
+from searle_lib.searle.phi import Phi
 from searle_lib.store.records import Study
 from searle_lib.training import TrainedNetwork
 
@@ -99,7 +100,8 @@ class Searle:
     """A sentence about the pseudo-word that φ predicts for the reference (SEARLE, section 3.3)."""
 
     def __init__(self, sources: Sources):
-        self.backbone, self.embeddings, self.phi = sources.backbone, sources.embeddings, sources.trained_phi.module
+        self.backbone, self.embeddings = sources.backbone, sources.embeddings
+        self.phi: Phi = sources.trained_phi.module  # named, so that rankings depend on the code of its layers
         self.key = f"searle {sources.trained_phi.key}"
 
     def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:

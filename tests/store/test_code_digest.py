@@ -48,7 +48,7 @@ CHANGES = {  # an edit: its module, what stands there, what it becomes; and the 
     "OTI's total loss": ("searle.oti", "* gpt) / weight", "* gpt) * weight", {"OTI"}),
     "the phrases' loss": ("searle.phrase_bank", "return 1 - F.cosine", "return 2 - F.cosine", {"OTI", "φ"}),
     "the contrastive loss": ("searle.distillation", "both.T / temperature", "both.T * temperature", {"φ", "network"}),
-    "φ's layers": ("searle.phi", "nn.GELU()", "nn.ReLU()", {"φ", "network"} | QUERIES),
+    "φ's layers": ("searle.phi", "nn.GELU()", "nn.ReLU()", {"φ", "network", "SEARLE"}),
     "the threshold of attributes": ("fti4cir.network", "THRESHOLD = 0.05", "THRESHOLD = 0.06", {"network"}),
     "the number of slots": ("fti4cir.network", "SLOTS = 24", "SLOTS = 25", {"network"}),
     "the orthogonality loss": ("fti4cir.network", "(gram - torch.eye(", "(gram + torch.eye(", {"network"}),
@@ -66,7 +66,7 @@ CHANGES = {  # an edit: its module, what stands there, what it becomes; and the 
     "what a rank of no image is": ("evaluation.rankings", "answers.ranks, -1)", "answers.ranks, -2)", {"ranks"}),
 }
 OTHER_CHANGES = {  # whose effect on keys alone is asked for
-    "how an image is opened": ("data.images", "            image.load()", "            image.draft(None, None)"),
+    "how an image is opened": ("data.images", "        image.load()\n", "        image.draft(None, None)\n"),
     "how phrases are cleaned": ("searle.phrases", 're.sub(r"\\n+", ". ", text)', 're.sub(r"\\n+", "; ", text)'),
     "how phrases get their placeholder": ("searle.phrase_bank", '("first", 1)', '("first", 2)'),
     "how deep rankings are": ("evaluation.rankings", "DEPTH = 50", "DEPTH = 60"),
@@ -95,7 +95,7 @@ NO_CHANGES = {
     "an error's sentence": ("searle.oti", "is not finite; lower ", "is no number; lower "),
     "a table of results": ("reporting.tables", "Percent; with each value", "Percent; under each value"),
     "a download": ("releases.downloads", "def fetch(", "def fetch(more, "),
-    "how artefacts are kept": ("store.artefacts", "FORMAT = 4", "FORMAT = 5"),
+    "how artefacts are kept": ("store.artefacts", "FORMAT = 5", "FORMAT = 6"),
     "how rows are kept": ("store.shards", "def run(", "def run(more, "),
 }
 
@@ -161,8 +161,8 @@ names = concepts.Vocabulary(("Star",), "vocabulary")
 written = phrases.from_table(pd.DataFrame({"concept": ["Star"], "phrase": ["a Star"]}))
 known = captions.Captions(vectors.ids[:2], ("a star", "a star"), ("on it", "off it"))
 composer = composers.ImageAndText(composers.Sources(clip, vectors))
-training = artefacts.Artefact(folder, "training")
-pd.DataFrame({"epoch": [1]}).to_csv(folder / "log.csv")
+log = pd.DataFrame({"epoch": [1]})
+training = artefacts.Store(folder / "store").keep("training", {}, lambda made: log.to_csv(made / "log.csv"))
 few = distillation.Settings(batch_size=1), fti_training.Settings(batch_size=1)
 store, model = Keys(), str(world / "models" / "tiny-gpt-neo")
 reader = images.Reader(8, 1)
