@@ -24,7 +24,7 @@ test-cuda: .venv/made ## compare every path that depends on the device with the 
 	$(BIN)/python -m pytest -m cuda
 	@$(SPEED) $(BIN)/python -W ignore -m bench cuda
 
-check: lint ## check style and run the fast tests, in under two minutes
+check: lint ## check style and run the fast tests, in a few minutes
 	$(TEST) -m "not slow"
 
 same: .venv/made ## run the mini study as another processor would round it, and compare every number
