@@ -48,7 +48,7 @@ def read(store: Store, report_root: Path) -> list[Entry]:
     for folder in sorted(set(folders)):
         name = folder.relative_to(store.root).as_posix()
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        studies = tuple(study for study, made in names.items() if name in made)
+        studies = tuple(study for study, artefacts in names.items() if name in artefacts)
         entries.append(Entry(name, size, _notebook(folder), studies))
     return entries
 

@@ -124,8 +124,8 @@ def describe(bar: dict, ended: bool = False) -> str:
     computed, seconds = bar["n"] - bar["first"], bar["seconds"]
     if computed and seconds:
         parts.append(_rate(computed / seconds))
-        left = (bar["total"] - bar["n"]) * seconds / computed
-        parts.append(f"took {_duration(seconds)}" if ended else f"{_duration(left)} left")
+        remaining = (bar["total"] - bar["n"]) * seconds / computed
+        parts.append(f"took {_duration(seconds)}" if ended else f"{_duration(remaining)} left")
     return "  ".join(parts)
 
 

@@ -55,6 +55,7 @@ def test_a_file_that_cannot_be_written_stops_no_stage(monkeypatch, tmp_path):
     monkeypatch.setenv(bars.FILE, str(tmp_path / "gone" / "1.bars"))
     with bars.bar(3, "phrases") as bar:
         bar.update(3)
+    assert bar.n == 3 and not (tmp_path / "gone").exists()
 
 
 def test_outside_of_a_run_tqdm_draws_the_bar(monkeypatch, capsys):
