@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from projects import command, make_project
+from projects import make_project, process
 from safetensors.torch import load_file
 
 from searle_lib.backbone.model import load_clip
@@ -86,7 +86,7 @@ def quick(shared, world):
     folder, printed = shared / "quick", shared / "quick.txt"
     with FileLock(shared / "quick.lock"):
         if not printed.exists():
-            ran = command(make_project(folder, world), "run", "params/quick.yaml")
+            ran = process(make_project(folder, world), "run", "params/quick.yaml")
             assert ran.returncode == 0, ran.stderr
             printed.write_text(ran.stdout)
     return folder, printed.read_text()

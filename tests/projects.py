@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import yaml
@@ -83,16 +84,22 @@ def environment(project):
     return os.environ | {"COLUMNS": "200", "PYTHONPATH": str(project / "hidden")}
 
 
-def command(project, *arguments):
-    """Run `python -m searle_lib` in a project folder."""
+def process(project, *arguments):
+    """Run `python -m searle_lib` in a project folder, without the optional packages."""
     ran = [sys.executable, "-m", "searle_lib", *map(str, arguments)]
     return subprocess.run(ran, cwd=project, env=environment(project), capture_output=True, text=True)
 
 
-def command_here(project, *arguments):
-    """Run a command that runs no notebook in this process, since a process of its own imports for seconds."""
+def command(project, *arguments):
+    """Run a command in this process, since another would import for seconds; it forks kernels all the same."""
     printed, errors = io.StringIO(), io.StringIO()
-    with contextlib.chdir(project), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+    variables = mock.patch.dict(os.environ, COLUMNS="200")  # a run sets some of its own
+    with (
+        contextlib.chdir(project),
+        variables,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+    ):
         status = main([*map(str, arguments)])
     return SimpleNamespace(returncode=status, stdout=printed.getvalue(), stderr=errors.getvalue())
 

@@ -34,13 +34,13 @@ def execute(
     """
     running, failed = folder / path.name, output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    papermill_engines.register("ready kernel", _engine(kernel, show))
+    papermill_engines.register("started kernel", _engine(kernel, show))
     try:
         papermill.execute_notebook(
             path,
             running,
             dict(values),
-            engine_name="ready kernel",
+            engine_name="started kernel",
             progress_bar=False,
             cwd=path.parents[1],
             kernel_name="python3",
@@ -50,7 +50,7 @@ def execute(
         _move(running, failed)
         return f"{problem.evalue.strip()} (the cells that ran are in {failed})"
     except RuntimeError as problem:
-        if isinstance(problem, DeadKernelError) or not kernel.is_alive:
+        if isinstance(problem, DeadKernelError) or not kernel.process.is_alive():
             return kernel.cause_of_death()
         raise
     except OSError as problem:
@@ -74,7 +74,7 @@ def _move(running: Path, output: Path) -> None:
 def _engine(kernel: Kernel, show: Callable[[str], None]) -> type[NBClientEngine]:
     """Return papermill's engine on a started kernel, which shows the heading above the cell that runs."""
 
-    class ReadyKernel(NBClientEngine):
+    class StartedKernel(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
             start = nb_man.cell_start
@@ -92,7 +92,7 @@ def _engine(kernel: Kernel, show: Callable[[str], None]) -> type[NBClientEngine]
             client.owns_km = True  # else it would leave the kernel running
             return client.execute()
 
-    return ReadyKernel
+    return StartedKernel
 
 
 def _heading(notebook: nbformat.NotebookNode, index: int) -> str | None:

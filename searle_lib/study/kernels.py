@@ -1,24 +1,35 @@
-"""Kernels that get ready while an earlier notebook runs.
+"""Kernels that are forked from one process, which has imported torch and the rest.
 
-A kernel imports torch, torchvision and the rest for about ten seconds, as long as a small notebook takes. So the next
-one starts and imports in the background. A kernel runs in the Python of the run, whatever kernels Jupyter knows.
+These imports take about seven seconds, as long as a small notebook runs. So a run does them once, in the background,
+and not in the kernel of each notebook. A kernel runs in the Python of the run, whatever kernels Jupyter knows.
 """
 
+import asyncio
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import KernelProvisionerBase
 from nbclient.util import run_sync
 
 from searle_lib.store import bars
-from searle_lib.study import interruption
+from searle_lib.study import interruption, kernel_process
 
-IMPORTS = ("searle_lib.evaluation.scores", "searle_lib.reporting.figures")  # slow; the notebook gets no name of theirs
+PACKAGE = Path(__file__).parents[1]
+IMPORTS = (
+    "searle_lib.study.fork_server",  # first: it ties the server to this process
+    "searle_lib.evaluation.scores",
+    "searle_lib.reporting.figures",
+    "ipykernel.kernelapp",
+)
 
 
 @dataclass(frozen=True)
@@ -33,23 +44,19 @@ class Kernel:
     """
 
     manager: AsyncKernelManager
-    process: subprocess.Popen
+    process: BaseProcess
     bars: Path
     output: Path
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process still runs."""
-        return self.process.poll() is None
 
     def end(self) -> None:
         """End the process and wait for its end."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def cause_of_death(self) -> str:
         """Return how the process ended and what to do: a signal, or its status and the last line that it printed."""
-        status = self.process.wait()
+        self.process.join()
+        status = self.process.exitcode
         if status < 0:
             name = signal.Signals(-status).name
             return f"its kernel died ({name}), probably because memory ran out; lower the batch sizes and run again."
@@ -58,28 +65,33 @@ class Kernel:
         return f"its kernel ended with status {status} ({last[:200]}); correct that, or free memory, and run again."
 
 
-class ReadyKernels:
-    """Up to `count` kernels in the folder `root`. While one is in use, the next gets ready.
+class Kernels:
+    """Starts a run's kernels, one after another, in the folder `root`; `folder` is for their sockets and files."""
 
-    Args:
-        root: where the kernels run.
-        count: how many notebooks will run.
-        folder: for the kernels' sockets and files.
-    """
-
-    def __init__(self, root: Path, count: int, folder: Path):
-        self.root, self.remaining, self.folder = root, count, folder
-        self.kernels: list[Kernel] = []  # the one in use and the one that gets ready
-        self.started = 0
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder
+        self.started: list[Kernel] = []
         interruption.cleanups.append(self.end_all)
-        self._start_next()
+        _imported_library()
 
-    def take(self) -> Kernel:
-        """Return the kernel that got ready, or another in place of one that died meanwhile; start the next one."""
-        kernel = self.kernels[-1] if self.kernels[-1].is_alive else self._start()
-        self.kernels = [kernel]  # the one before ended with its notebook
-        self._start_next()
-        return kernel
+    def start(self) -> Kernel:
+        """Start a kernel. Raises OSError if the system cannot."""
+        place = self.folder / str(len(self.started) + 1)
+        manager = AsyncKernelManager(connection_file=f"{place}.json", kernel_spec_manager=_ThisPython())
+        if os.name == "posix":
+            manager.transport, manager.ip = "ipc", str(place)
+        report, output = place.with_suffix(".bars"), place.with_suffix(".output")
+        output.touch()
+        environment = os.environ | {bars.FILE: str(report)}
+        arguments = (manager.connection_file, str(self.root), environment, str(output))
+        process = _context().Process(target=kernel_process.run, args=arguments)
+        manager.provisioner = _Provisioner(manager, process)
+        try:
+            run_sync(manager.start_kernel)()
+        except (EOFError, OSError) as problem:
+            raise OSError(f"no kernel can start ({problem}); free memory and run the same command again.") from problem
+        self.started.append(Kernel(manager, process, report, output))
+        return self.started[-1]
 
     def close(self) -> None:
         """End every kernel that still runs."""
@@ -88,36 +100,80 @@ class ReadyKernels:
 
     def end_all(self) -> None:
         """End the processes of all kernels."""
-        for kernel in self.kernels:
+        for kernel in self.started:
             kernel.end()
 
-    def _start_next(self) -> None:
-        if self.remaining:
-            self.remaining -= 1
-            self.kernels.append(self._start())
 
-    def _start(self) -> Kernel:
-        self.started += 1
-        place = self.folder / str(self.started)
-        manager = AsyncKernelManager(connection_file=f"{place}.json", kernel_spec_manager=_ThisPython())
-        if os.name == "posix":
-            manager.transport, manager.ip = "ipc", str(place)
-        imports = [f"--IPKernelApp.exec_lines=__import__({name!r})" for name in IMPORTS]
-        report, output = place.with_suffix(".bars"), place.with_suffix(".output")
-        with output.open("wb") as file:
-            run_sync(manager.start_kernel)(
-                cwd=str(self.root),
-                env=os.environ | {bars.FILE: str(report)},
-                extra_arguments=[*imports, "--HistoryManager.hist_file=:memory:"],
-                stdout=file,
-                stderr=file,
-            )
-        return Kernel(manager, manager.provisioner.process, report, output)
+def _context() -> multiprocessing.context.BaseContext:
+    """Return how to start a kernel: from the fork server, unless the library was edited after it imported it.
+
+    Only Linux can fork a process that has imported torch; elsewhere each kernel imports for itself.
+    """
+    forks = sys.platform == "linux" and _imported_library() == _library()
+    return multiprocessing.get_context("forkserver" if forks else "spawn")
+
+
+@cache
+def _imported_library() -> list[tuple[Path, int]]:
+    """Let the fork server start its imports; return the library's files as it imports them."""
+    library = _library()
+    if sys.platform == "linux":
+        forkserver.set_forkserver_preload(list(IMPORTS))
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the server inherits this: a Ctrl-C is ours alone
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    return library
+
+
+def _library() -> list[tuple[Path, int]]:
+    """Return the library's files, each with its time of change."""
+    return [(path, path.stat().st_mtime_ns) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+class _Provisioner(KernelProvisionerBase):
+    """What jupyter_client starts, asks and ends a kernel's process by."""
+
+    def __init__(self, manager: AsyncKernelManager, process: BaseProcess):
+        super().__init__(parent=manager)
+        self.process = process
+
+    @property
+    def has_process(self) -> bool:
+        return self.process.pid is not None
+
+    async def pre_launch(self, **options: object) -> dict:
+        self.parent.write_connection_file()
+        return {"cmd": []}
+
+    async def launch_kernel(self, cmd: list[str], **options: object) -> dict:
+        self.process.start()
+        return self.parent.get_connection_info()
+
+    async def poll(self) -> int | None:
+        return self.process.exitcode
+
+    async def wait(self) -> int | None:
+        while self.process.exitcode is None:
+            await asyncio.sleep(0.05)
+        return self.process.exitcode
+
+    async def send_signal(self, signum: int) -> None:
+        os.kill(self.process.pid, signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        self.process.kill()
+
+    async def terminate(self, restart: bool = False) -> None:
+        self.process.terminate()
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Leave everything to the run's folder, which holds the sockets and files."""
 
 
 class _ThisPython(KernelSpecManager):
-    """The one kernel of a run: this Python, with a process that ends with the run."""
+    """The one kernel of a run."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        arguments = [sys.executable, "-m", "searle_lib.study.kernel_process", "-f", "{connection_file}"]
-        return KernelSpec(argv=arguments, display_name="Python 3", language="python")
+        return KernelSpec(display_name="Python 3", language="python")

@@ -25,7 +25,7 @@ from searle_lib.study.progress import LOG, Progress
 from searle_lib.study.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from searle_lib.study.kernels import ReadyKernels
+    from searle_lib.study.kernels import Kernels
 
 ENVIRONMENT = {  # of the notebooks' kernels
     "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
@@ -78,10 +78,10 @@ def run(
             _require_same_values(record, values, file)
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     console = Console(highlight=False)
-    runner = _Runner(root, study, console, len(selection))
+    runner = _Runner(root, study, console)
     with closing(runner):
         if workspace.lacks_world(root, values):
-            runner.prepare()  # the first kernel imports while the world is drawn
+            runner.prepare()  # the imports run while the world is drawn
         workspace.draw_world(root, values)
         for path in selection:
             own = {name: values[name] for name in parameters.names_of_notebook(declarations, path.stem)}
@@ -220,22 +220,22 @@ def _select(notebooks: list[Path], only: str | None, first: str | None) -> list[
 class _Runner:
     """Runs notebooks of a study one after another, and renders a page while the next notebook runs."""
 
-    def __init__(self, root: Path, study: Study, console: Console, count: int):
-        self.root, self.study, self.console, self.count = root, study, console, count
+    def __init__(self, root: Path, study: Study, console: Console):
+        self.root, self.study, self.console = root, study, console
         self.folder: RunFolder | None = None
-        self.kernels: ReadyKernels | None = None
+        self.kernels: Kernels | None = None
         self.executed: list[str] = []
         self.pages: list[Future] = []
         self.pool = ThreadPoolExecutor(1)
 
     def prepare(self) -> None:
-        """Start the first kernel, unless it runs."""
+        """Let what the kernels import be imported, unless that has begun."""
         if self.kernels is None:
-            from searle_lib.study.kernels import ReadyKernels
+            from searle_lib.study.kernels import Kernels
 
             self.study.reports.mkdir(parents=True, exist_ok=True)
             self.folder = RunFolder()
-            self.kernels = ReadyKernels(self.root, self.count, self.folder.path)
+            self.kernels = Kernels(self.root, self.folder.path)
 
     def run(self, path: Path, values: Mapping) -> None:
         """Run a notebook with a progress line, and start to render its page. Raises NotebookFailed if it stops."""
@@ -245,7 +245,7 @@ class _Runner:
 
         if not self.executed:
             self.pool.submit(import_module, "searle_lib.study.site")  # ready when the front page is due
-        output, kernel = self.study.reports / path.name, self.kernels.take()
+        output, kernel = self.study.reports / path.name, self.kernels.start()
         with Progress(path.stem, kernel.bars, self.study.reports / LOG, self.console) as progress:
             problem = execution.execute(path, output, values, kernel, self.folder.path, progress.show)
         progress.end(f"stopped: {problem}" if problem else "done")

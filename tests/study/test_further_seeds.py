@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from projects import NOTEBOOKS, ROOT, artefacts, command, command_here, lines
+from projects import NOTEBOOKS, ROOT, artefacts, command, lines
 
 from searle_lib.study import parameters, run
 
@@ -123,18 +123,18 @@ def test_nothing_runs_again_until_a_study_of_a_seed_changes(project, tmp_path):
 @pytest.mark.slow
 def test_two_studies_are_compared_by_folder_and_by_parameter_file(project):
     folder, _, _ = project
-    ran = command_here(folder, "compare", "params/quick.yaml", "reports/quick-seed1")
+    ran = command(folder, "compare", "params/quick.yaml", "reports/quick-seed1")
     assert ran.returncode == 0, ran.stderr
     assert "95 % interval" in ran.stdout and "no main number differs" in ran.stdout
     page = folder / "reports" / "compare-quick-quick-seed1.html"
     assert ran.stdout.endswith(f"{page}\n")
     text = re.sub(r"<[^>]+>", " ", page.read_text())
     assert re.search(r"seed\s+42\s+1\s+01_phrases", text)
-    strict = command_here(folder, "compare", "reports/quick", "reports/quick-seed1", "--tolerance", "0.05")
+    strict = command(folder, "compare", "reports/quick", "reports/quick-seed1", "--tolerance", "0.05")
     assert strict.returncode == 1 and strict.stdout.endswith("some numbers differ by more than 0.05 points.\n")
 
 
 @pytest.mark.slow
 def test_seeds_without_07_results_are_refused(project):
-    ran = command_here(project[0], "run", "params/quick.yaml", "-p", "seeds=[2]", "--only", "03_oti")
+    ran = command(project[0], "run", "params/quick.yaml", "-p", "seeds=[2]", "--only", "03_oti")
     assert ran.returncode == 1 and ran.stderr.startswith("error: -p seeds is used by 07_results, and none of them is")

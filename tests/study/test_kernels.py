@@ -1,8 +1,9 @@
-"""Real kernels: the next one gets ready while one is in use, none outlives its run, and a dead one is one sentence."""
+"""Real kernels: they have their imports, none outlives its run, and a dead one is one sentence."""
 
 import ast
+import contextlib
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -18,12 +19,6 @@ from searle_lib.study.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 LIMIT = 2.0  # seconds in which a kernel must end after its run
-
-
-def running_kernels():
-    """The kernel processes that this process has started."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if any("kernel_process" in part for part in child.cmdline())]
 
 
 def ask(kernel, question):
@@ -48,63 +43,52 @@ def folder():
 
 
 @pytest.fixture
-def quick_kernels(monkeypatch):
-    """Kernels that import nothing ahead."""
-    monkeypatch.setattr(kernels, "IMPORTS", ())
+def started(tmp_path, folder):
+    """Kernels in a folder of their own, which end with the test."""
+    with contextlib.closing(kernels.Kernels(tmp_path, folder)) as started:
+        yield started
 
 
-def test_the_next_kernel_has_its_imports_and_none_is_left(tmp_path, folder):
-    ready = kernels.ReadyKernels(tmp_path, 3, folder)
-    first, second = ready.take(), ready.take()
-    assert len(running_kernels()) == 3  # the third gets ready
+def test_a_kernel_has_its_imports_but_no_name_of_theirs(started, tmp_path):
     question = "'searle_lib.evaluation.scores' in sys.modules, 'torch' in globals(), os.getcwd()"
-    assert ask(second, question) == (True, False, str(tmp_path))
-    first.end()
-    ready.close()
-    assert running_kernels() == [] and interruption.cleanups[-1].__self__.path == folder
+    assert ask(started.start(), question) == (True, False, str(tmp_path))
 
 
-def test_no_kernel_gets_ready_behind_the_last(tmp_path, folder):
-    ready = kernels.ReadyKernels(tmp_path, 1, folder)
-    ready.take()
-    assert len(running_kernels()) == 1
-    ready.close()
-    assert running_kernels() == []
+def test_a_kernel_imports_for_itself_once_the_library_was_edited(started, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernels, "PACKAGE", tmp_path)  # other files than those that the fork server imported
+    assert not ask(started.start(), "'searle_lib.evaluation.scores' in sys.modules")
 
 
-def test_each_kernel_reports_bars_to_a_file_of_its_own(tmp_path, folder, quick_kernels):
-    ready = kernels.ReadyKernels(tmp_path, 2, folder)
-    first, second = ready.take(), ready.take()
+def test_each_kernel_has_an_environment_and_a_file_of_bars_of_its_own(started, monkeypatch):
+    monkeypatch.setenv("FIRST", "1")
+    first = started.start()
+    monkeypatch.delenv("FIRST")
+    second = started.start()
+    question = f"os.environ[{bars.FILE!r}], os.environ.get('FIRST')"
     assert first.bars != second.bars
-    assert ask(second, f"os.environ[{bars.FILE!r}]") == str(second.bars)
-    first.end()
-    ready.close()
+    assert [ask(first, question), ask(second, question)] == [(str(first.bars), "1"), (str(second.bars), None)]
 
 
-def test_a_kernel_that_died_waiting_is_replaced(tmp_path, folder, quick_kernels):
-    ready = kernels.ReadyKernels(tmp_path, 1, folder)
-    dead = ready.kernels[0]
-    os.kill(dead.process.pid, signal.SIGKILL)
-    dead.process.wait()
-    assert ask(ready.take(), "1 + 1") == 2
-    ready.close()
+def test_no_kernel_is_left_when_a_run_closes(tmp_path, folder):
+    started = kernels.Kernels(tmp_path, folder)
+    processes = [psutil.Process(started.start().process.pid) for _ in range(2)]
+    started.close()
+    assert not any(process.is_running() for process in processes)
+    assert interruption.cleanups[-1].__self__.path == folder
 
 
-def run_cell(tmp_path, folder, source):
+def run_cell(tmp_path, folder, source, root=None):
     """Run a notebook of one cell in a kernel, and return what `execute` says and the kernel's notebook."""
     path, output = tmp_path / "notebooks" / "01_cell.ipynb", tmp_path / "01_cell.ipynb"
     path.parent.mkdir()
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata)
     nbformat.write(notebook, path)
-    ready = kernels.ReadyKernels(tmp_path, 1, folder)
-    try:
-        return execution.execute(path, output, {}, ready.take(), folder, lambda heading: None), output
-    finally:
-        ready.close()
+    with contextlib.closing(kernels.Kernels(root or tmp_path, folder)) as started:
+        return execution.execute(path, output, {}, started.start(), folder, lambda heading: None), output
 
 
-def test_a_notebook_is_moved_from_the_temporary_folder_when_it_is_done(tmp_path, folder, quick_kernels):
+def test_a_notebook_is_moved_from_the_temporary_folder_when_it_is_done(tmp_path, folder):
     said, output = run_cell(tmp_path, folder, "print(6 * 7)")
     assert said == "" and "42\\n" in output.read_text()
     assert not list(folder.glob("*.ipynb")) and sorted(p.name for p in tmp_path.iterdir()) == [
@@ -113,34 +97,30 @@ def test_a_notebook_is_moved_from_the_temporary_folder_when_it_is_done(tmp_path,
     ]
 
 
-def test_a_kernel_that_dies_in_a_cell_is_one_sentence(tmp_path, folder, quick_kernels, capfd):
+def test_a_kernel_that_dies_in_a_cell_is_one_sentence(tmp_path, folder, capfd):
     said, _ = run_cell(tmp_path, folder, "import os; os.kill(os.getpid(), 9)")
     assert said == "its kernel died (SIGKILL), probably because memory ran out; lower the batch sizes and run again."
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_kernel_that_dies_while_it_starts_is_one_sentence(tmp_path, folder, quick_kernels, monkeypatch, capfd):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'kernel_process' in ' '.join(sys.orig_argv): sys.exit('no room')"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said, _ = run_cell(tmp_path, folder, "1")
-    assert said == "its kernel ended with status 1 (SystemExit: no room); correct that, or free memory, and run again."
+def test_a_kernel_that_dies_while_it_starts_is_one_sentence(tmp_path, folder, capfd):
+    said, _ = run_cell(tmp_path, folder, "1", root=tmp_path / "absent")
+    assert re.fullmatch(r"its kernel ended with status 1 \(FileNotFoundError: .*absent'\); correct that, or .*\.", said)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_temporary_folder_that_cannot_be_written_is_named_with_its_remedy(tmp_path, folder, quick_kernels):
+def test_a_temporary_folder_that_cannot_be_written_is_named_with_its_remedy(tmp_path, folder):
     with pytest.raises(OSError, match=r"01_cell.ipynb cannot be written \(.*\); make room in the temporary folder, or"):
         run_cell(tmp_path, folder, f"import shutil; shutil.rmtree({str(folder)!r})")
 
 
-def test_a_report_folder_that_cannot_be_written_is_named(tmp_path, folder, quick_kernels):
+def test_a_report_folder_that_cannot_be_written_is_named(tmp_path, folder):
     with pytest.raises(OSError) as raised:
         run_cell(tmp_path, folder, f"import os; os.mkdir({str(tmp_path / '01_cell.ipynb')!r})")
     assert str(tmp_path / "01_cell.ipynb") in str(raised.value)
 
 
-def test_a_broken_kernel_of_jupyter_does_not_matter(tmp_path, folder, quick_kernels, monkeypatch):
+def test_a_broken_kernel_of_jupyter_does_not_matter(tmp_path, folder, monkeypatch):
     spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
     spec.write_text('{"argv": ["/gone/python"')
@@ -154,20 +134,26 @@ import sys, time
 from pathlib import Path
 from searle_lib.study import kernels
 from searle_lib.study.run_folder import RunFolder
-kernel = kernels.ReadyKernels(Path.cwd(), 1, RunFolder().path).kernels[0]
-print(kernel.process.pid, flush=True)
+started = kernels.Kernels(Path.cwd(), RunFolder().path)
+print("imports", flush=True)
+if sys.argv[1] == "kernel":
+    started.start()
+    print("kernel", flush=True)
 time.sleep(99)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent once a second")
-@pytest.mark.parametrize("moment", [0.0, 0.3, 3.0])
-def test_a_kernel_ends_with_its_killed_parent(moment, tmp_path_factory):
+@pytest.mark.parametrize("moment", ["imports", "kernel"])
+def test_kernels_and_their_server_end_with_their_killed_parent(moment, tmp_path_factory):
     places = os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("t"))}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=places, stdout=subprocess.PIPE, text=True)
-    kernel = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(moment)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, moment], env=places, stdout=subprocess.PIPE, text=True)
+    while parent.stdout.readline() != f"{moment}\n":
+        assert parent.poll() is None
+    time.sleep(0.3)  # a server in its first moments sees the end only after its imports
+    descendants = psutil.Process(parent.pid).children(recursive=True)
+    assert len(descendants) >= (3 if moment == "kernel" else 2)  # a resource tracker is among them
     parent.kill()
     parent.wait()
-    psutil.wait_procs([kernel], LIMIT)
-    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+    alive = [process for process in psutil.wait_procs(descendants, LIMIT)[1]]
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)

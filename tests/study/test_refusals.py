@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from projects import ROOT, command, command_here, make_project, papermill
+from projects import ROOT, command, make_project, papermill
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_a_notebook_that_runs_too_early_says_which_one_to_run(world, tmp_path, n
     ],
 )
 def test_the_command_refuses_bad_input_before_anything_runs(project, arguments, sentence):
-    ran = command_here(project, "run", "params/quick.yaml", *arguments)
+    ran = command(project, "run", "params/quick.yaml", *arguments)
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"error: {sentence}") and len(ran.stderr.strip().splitlines()) == 1
     assert not (project / "data").exists() and not list(project.glob("reports/*/*"))
@@ -109,7 +109,7 @@ def test_papermill_prints_a_notebooks_parameters_as_a_manual():
 )
 def test_a_parameter_file_that_is_none_is_refused(project, line, sentence):
     (project / "params" / "bad.yaml").write_text(line)
-    done = command_here(project, "run", "params/bad.yaml")
+    done = command(project, "run", "params/bad.yaml")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and re.search(sentence, done.stderr)
 
@@ -131,6 +131,6 @@ def test_a_parameter_file_that_is_none_is_refused(project, line, sentence):
     ],
 )
 def test_every_command_refuses_what_it_cannot_use_in_one_sentence(project, arguments, sentence):
-    done = command_here(project, *arguments)
+    done = command(project, *arguments)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ") and re.search(sentence, done.stderr)

@@ -11,7 +11,7 @@ import time
 
 import pandas as pd
 import pytest
-from projects import NOTEBOOKS, ROOT, artefacts, command, command_here, environment, papermill, pickle_network, run
+from projects import NOTEBOOKS, ROOT, artefacts, command, environment, lines, papermill, pickle_network, process, run
 
 UNCHANGED = dict.fromkeys(NOTEBOOKS, "unchanged")
 
@@ -96,7 +96,7 @@ def test_a_study_without_cirr_can_be_trained(project):
 
 def test_a_study_that_brings_both_networks_trains_nothing(project, tiny):
     pickle_network(project / "model_60.pth", tiny.dimension, tiny.patch_width)
-    assert command_here(project, "export", "params/quick.yaml", "--to", "exported").returncode == 0
+    assert command(project, "export", "params/quick.yaml", "--to", "exported").returncode == 0
     (phi,) = (project / "exported").rglob("phi_*.pt")
     before = trainings(project)
     methods = "methods=[Image-only, SEARLE, FTI4CIR]"
@@ -128,6 +128,9 @@ def test_a_checkpoint_chosen_on_a_split_is_not_reported_there(project):
 
 
 def test_edited_code_runs_what_reaches_it_and_an_edited_comment_runs_nothing(project):
+    def run(project):
+        return lines(process(project, "run", "params/quick.yaml").stdout)  # a process that imports the edited copy
+
     library = shutil.copytree(ROOT / "searle_lib", project / "searle_lib")
     assert run(project) == UNCHANGED
     file = library / "reporting/tables.py"
@@ -160,9 +163,9 @@ def test_an_earlier_notebook_rerun_by_hand_is_told_to_those_that_depend_on_it(pr
     assert "rankings/circo/val/SEARLE-OTI" in record(project, "06_retrieval")["made"]
     assert "rankings/circo/val/SEARLE" not in record(project, "06_retrieval")["made"]
     assert page(project, "07_results") and (project / "reports/quick/results.csv").is_file()
-    done = command_here(project, "run", "params/quick.yaml", "--only", "06_retrieval")
+    done = command(project, "run", "params/quick.yaml", "--only", "06_retrieval")
     assert done.returncode == 1 and "03_oti ran with oti_steps 5 and params/quick.yaml says 4" in done.stderr
-    done = command_here(project, "run", "params/quick.yaml", "--only", "06_retrieval", "-p", "oti_steps=5")
+    done = command(project, "run", "params/quick.yaml", "--only", "06_retrieval", "-p", "oti_steps=5")
     assert done.returncode == 1 and "-p oti_steps is used by 03_oti, and none of them is to run" in done.stderr
     run(project)  # makes everything whole again
     assert all("This page" not in page(project, notebook) for notebook in NOTEBOOKS)
@@ -170,7 +173,7 @@ def test_an_earlier_notebook_rerun_by_hand_is_told_to_those_that_depend_on_it(pr
 
 def test_files_for_the_servers_are_refused_when_the_parameters_say_something_else(project):
     for change in ("oti_steps=5", "phi_epochs=3", "seed=1", "fti_without=subject", "phrases_per_concept=5"):
-        done = command_here(project, "submit", "params/quick.yaml", "-p", change)
+        done = command(project, "submit", "params/quick.yaml", "-p", change)
         name, _, value = change.partition("=")
         assert done.returncode == 1 and re.search(
             rf"ran with {name} .* and params/quick.yaml says {value}", done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from projects import NOTEBOOKS, ROOT, command_here, make_project, run
+from projects import NOTEBOOKS, ROOT, command, make_project, run
 
 from searle_lib.reporting import stale_pages
 from searle_lib.study import workspace
@@ -76,7 +76,7 @@ def test_the_records_of_a_study_say_what_each_notebook_decided_read_made_and_ran
 def test_what_a_study_made_is_given_out_and_taken_in_again(project, tmp_path):
     """Exported, φ and tokens are what another study is given; it makes neither and finds the same."""
     folder, _ = project
-    done = command_here(folder, "export", "params/quick.yaml", "--to", tmp_path / "out")
+    done = command(folder, "export", "params/quick.yaml", "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     written = [Path(line) for line in done.stdout.split()]
     phi = next(path for path in written if path.name == "phi_2.pt")
@@ -102,10 +102,10 @@ def test_what_a_study_made_is_given_out_and_taken_in_again(project, tmp_path):
 def test_a_submission_of_a_gallery_that_is_too_small_is_refused_query_by_query(project, world):
     folder, _ = project
     file = folder / "reports" / "quick" / "submissions" / "cirr-test1-SEARLE.json"
-    done = command_here(folder, "validate", file, "--data-root", world)
+    done = command(folder, "validate", file, "--data-root", world)
     assert done.returncode == 1 and done.stdout.startswith("CIRR test1, recall: 12 queries")
     assert done.stdout.count("problem: ") == 12 and done.stdout.endswith("a server would refuse it.\n")
-    done = command_here(folder, "submit", "params/quick.yaml")
+    done = command(folder, "submit", "params/quick.yaml")
     assert done.returncode == 1 and f"{file}: query" in done.stdout
 
 
@@ -200,7 +200,7 @@ def test_every_page_is_rendered_again_without_running_anything(project, tmp_path
     records = {path: path.read_bytes() for path in reports.glob("records/*.json")}
     for name in names:
         (reports / f"{name}.html").unlink()
-    done = command_here(folder, "render", "params/quick.yaml")
+    done = command(folder, "render", "params/quick.yaml")
     assert done.returncode == 0 and done.stdout.strip() == str(reports / "index.html"), done.stderr
     assert all((reports / f"{name}.html").is_file() for name in names)
     assert records == {path: path.read_bytes() for path in reports.glob("records/*.json")}

@@ -1,0 +1,11 @@
+"""Importing this module lets the process end with its parent, and each child that it forks end with it.
+
+The fork server of kernels.py imports it first.
+"""
+
+import os
+
+from searle_lib.study.interruption import end_with_parent
+
+end_with_parent()
+os.register_at_fork(after_in_child=end_with_parent)
