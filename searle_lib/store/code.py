@@ -64,17 +64,21 @@ def _reachable(roots: list[tuple[str, str]]) -> list[str]:
     forms: dict[tuple[str, str], list[str]] = {}
     queue = list(roots)
     while queue:
-        module, name = queue.pop()
-        if (module, name) in forms:
-            continue
-        source = _source(module)
-        statements = source.definitions.get(name, [])
-        forms[module, name] = [f"{name}: {_normalise(statement)}" for statement in statements]
-        if name in source.imports:  # the module only passes this name on
-            queue.append(source.imports[name])
-        for statement in statements:
-            queue += _references(module, statement, source)
+        definition = queue.pop()
+        if definition not in forms:
+            forms[definition], references = _definition(*definition)
+            queue += references
     return sorted(form for of_name in forms.values() for form in of_name)
+
+
+@cache
+def _definition(module: str, name: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the normal forms of a name's definitions in a module, and the (module, name) pairs that these name."""
+    source = _source(module)
+    statements = source.definitions.get(name, [])
+    forms = [f"{name}: {_normalise(statement)}" for statement in statements]
+    passed_on = [source.imports[name]] if name in source.imports else []  # the module only imports this name
+    return forms, passed_on + [pair for statement in statements for pair in _references(module, statement, source)]
 
 
 def _references(module: str, tree: ast.AST, source: Source) -> list[tuple[str, str]]:

@@ -193,8 +193,8 @@ def key_of(call, number):
     raise AssertionError(f"call {number} asks for no artefact")
 
 def digests():
-    code.code_digest.cache_clear()
-    code._source.cache_clear()
+    for cached in (code.code_digest, code._definition, code._source):
+        cached.cache_clear()
     found = {stage: code.code_digest(root) for stage, root in roots.items()}
     return found, dict(key_of(call, number) for number, call in enumerate(calls))
 
@@ -274,7 +274,7 @@ def library(tmp_path, monkeypatch):
             file = tmp_path / "searle_lib" / f"{name.replace('__', '/')}.py"
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
-        for cached in (code.code_digest, code._source, code._module_file):
+        for cached in (code.code_digest, code._definition, code._source, code._module_file):
             cached.cache_clear()
 
         def root(): ...
@@ -283,7 +283,7 @@ def library(tmp_path, monkeypatch):
         return code.code_digest(root)
 
     yield digest
-    for cached in (code.code_digest, code._source, code._module_file):
+    for cached in (code.code_digest, code._definition, code._source, code._module_file):
         cached.cache_clear()
 
 
