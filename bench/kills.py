@@ -75,12 +75,12 @@ def kill(project: Path, number: int, chance: random.Random, seconds: float) -> t
     way, run = WAYS[number % 3], start(project)
     wait(run, chance.uniform(0.1, seconds / 3))  # so that a study takes some kills, one in each of its parts
     pids = [process.pid for process in family(run.pid)]
-    kernels = [pid for pid in pids if "kernel_process" in command_of(pid)]
+    kernels = [pid for pid in pids[1:] if is_kernel(pid)]
     if run.poll() is not None:
         return problems_of(run, 0), True
     for pid in {"group": pids, "kernel": kernels and [chance.choice(kernels)], "parent": [run.pid]}[way]:
         with_pid(pid, signal.SIGKILL)
-    if way == "kernel":  # the one in use ends the run in one sentence, another is replaced
+    if way == "kernel":  # the run ends in one sentence
         return problems_of(run, None), run.returncode == 0
     run.communicate()
     return left_over(pids), False
@@ -185,6 +185,14 @@ def command_of(pid: int) -> str:
         return " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return ""
+
+
+def is_kernel(pid: int) -> bool:
+    """Return whether a process is a child of the fork server, whose command line its children keep."""
+    try:
+        return "multiprocessing.forkserver" in command_of(psutil.Process(pid).ppid())
+    except psutil.Error:
+        return False
 
 
 def is_alive(pid: int) -> bool:

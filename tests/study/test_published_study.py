@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import clip
@@ -21,6 +19,7 @@ import torch.nn.functional as F
 import yaml
 from conftest import COMPACT, weights
 from PIL import Image
+from projects import command
 from safetensors.torch import load_file
 
 from searle_lib.data import annotations, images
@@ -102,11 +101,6 @@ def project(data, tmp_path_factory):
     (folder / "params").mkdir()
     (folder / "params" / "pretrained.yaml").write_text(yaml.safe_dump(values))
     return folder
-
-
-def command(folder, *arguments):
-    ran = [sys.executable, "-m", "searle_lib", *map(str, arguments)]
-    return subprocess.run(ran, cwd=folder, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
