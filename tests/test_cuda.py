@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from problems import FAST, problem
+from projects import make_project, process
 from torch.testing import assert_close
 
 from searle_lib.backbone.model import encode_images, encode_patches, load_clip
@@ -195,3 +196,9 @@ def test_a_batch_that_exceeds_the_memory_of_the_gpu_is_halved(capsys):
     parts = size.over(0, 32, lambda rows: len(torch.empty(len(rows), free // 10, dtype=torch.uint8, device=GPU)))
     assert sum(parts) == 32 and size.size == 8
     assert capsys.readouterr().out.count("memory ran short") == 1
+
+
+@pytest.mark.skipif(GPU != "cuda", reason="a forked kernel and its GPU")
+def test_the_kernels_of_a_study_use_the_gpu(world, tmp_path):
+    ran = process(make_project(tmp_path / "p", world), "run", "params/quick.yaml", "-p", "device=cuda")
+    assert ran.returncode == 0, ran.stderr

@@ -27,11 +27,12 @@ from searle_lib.study.run_folder import RunFolder
 if TYPE_CHECKING:
     from searle_lib.study.kernels import Kernels
 
-ENVIRONMENT = {  # of the notebooks' kernels
+ENVIRONMENT = {  # of the kernels and the process that they are forked from
     "OMP_WAIT_POLICY": "PASSIVE",  # busy waiting halves the speed where cores are shared
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),  # else the kernel maps and clears every large tensor anew
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # else `import clip` opens the GPU, which no process may do before it forks
     "TQDM_DISABLE": "1",  # a saved notebook keeps every refresh of a bar; ours go to the runner (store/bars.py)
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -14,7 +14,7 @@ import pytest
 from nbclient.util import run_sync
 
 from searle_lib.store import bars
-from searle_lib.study import execution, interruption, kernels
+from searle_lib.study import execution, interruption, kernels, run
 from searle_lib.study.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,17 @@ def started(tmp_path, folder):
 def test_a_kernel_has_its_imports_but_no_name_of_theirs(started, tmp_path):
     question = "'searle_lib.evaluation.scores' in sys.modules, 'torch' in globals(), os.getcwd()"
     assert ask(started.start(), question) == (True, False, str(tmp_path))
+
+
+def test_no_import_of_the_fork_server_opens_a_gpu():
+    code = (
+        "import importlib, torch\n"
+        "torch.cuda.device_count = torch.cuda.init = torch.Tensor.cuda = None  # a forked process could not use it then\n"
+        "from searle_lib.study import kernels\n"
+        "for name in kernels.IMPORTS: importlib.import_module(name)\n"
+        "assert not torch.cuda.is_initialized()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | run.ENVIRONMENT).returncode == 0
 
 
 def test_a_kernel_imports_for_itself_once_the_library_was_edited(started, monkeypatch, tmp_path):
