@@ -5,7 +5,7 @@ Takes a table of images. The vectors are computed once for each list of images, 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from searle_lib.backbone.model import Backbone, encode_images
 from searle_lib.data import images, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark, group_by_split, reference_table
 from searle_lib.data.images import DEFAULT_READER, Reader
-from searle_lib.store import shards
+from searle_lib.store import bars, shards
 from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
@@ -123,13 +123,20 @@ def encode_galleries(
     reader: Reader = DEFAULT_READER,
 ) -> dict[str, Embeddings]:
     """Return the embeddings of every gallery by name. A gallery that several benchmarks share is encoded once."""
-    galleries: dict[str, Embeddings] = {}
-    for benchmark in benchmarks:
-        if benchmark.gallery_name not in galleries:
-            galleries[benchmark.gallery_name] = encode(
-                store, backbone, benchmark.gallery_name, benchmark.gallery, reader
-            )
-    return galleries
+    return encode_lists(store, backbone, {b.gallery_name: b.gallery for b in benchmarks}, reader)
+
+
+def encode_lists(
+    store: Store, backbone: Backbone, tables: Mapping[str, pd.DataFrame], reader: Reader = DEFAULT_READER
+) -> dict[str, Embeddings]:
+    """Return the embeddings of several lists of images by name, as `encode` does.
+
+    The files of all lists are hashed first: if one does not exist, none is encoded.
+    """
+    every = pd.concat(tables.values())
+    hash_images(every["image"], map(Path, every["path"]), store.hash_files)
+    sizes = {name: len(table) for name, table in tables.items()}
+    return bars.over_lists("encoding", sizes, lambda name: encode(store, backbone, name, tables[name], reader))
 
 
 def keep_references(
@@ -164,16 +171,26 @@ def keep_all_references(
     return {images.name: images for images in lists}
 
 
-def encode_unlabeled(
-    study: Study,
-    backbone: Backbone,
-    images_to_invert: Sequence[str],
-    reader: Reader,
-) -> dict[str, Embeddings]:
-    """Return the embeddings of the unlabeled images by the name of the list, nothing if no method inverts them."""
-    if "unlabeled" not in images_to_invert:
-        return {}
-    return {IMAGENET: encode(study, backbone, IMAGENET, readable.unlabeled_images(study), reader)}
+def encode_all(
+    study: Study, backbone: Backbone, benchmarks: Sequence[Benchmark], images_to_invert: Sequence[str], reader: Reader
+) -> tuple[dict[str, Embeddings], dict[str, Embeddings]]:
+    """Return the embeddings of the references of every split, and those of the unlabeled images, by list.
+
+    The galleries are encoded and kept, too. The unlabeled images are left out if no method inverts them.
+
+    Args:
+        study: keeps the embeddings, and has the unlabeled images.
+        backbone: the frozen CLIP.
+        benchmarks: those of the study.
+        images_to_invert: kinds of images of IMAGE_LISTS.
+        reader: reads the images.
+    """
+    tables = {benchmark.gallery_name: benchmark.gallery for benchmark in benchmarks}
+    if "unlabeled" in images_to_invert:
+        tables[IMAGENET] = readable.unlabeled_images(study)
+    encoded = encode_lists(study, backbone, tables, reader)
+    references = keep_all_references(study, backbone, benchmarks, encoded)
+    return references, {name: images for name, images in encoded.items() if name == IMAGENET}
 
 
 def lists_to_invert(
@@ -206,14 +223,10 @@ def load(folder: Path) -> Embeddings:
     return Embeddings(facts["name"], tuple(facts["ids"]), vectors, folder.name.rpartition("-")[2], facts["clip"])
 
 
-def images_fingerprint(
-    ids: Iterable[str],
-    paths: Iterable[Path],
-    hash_files: Callable[[Sequence[Path]], list[str]] = lambda paths: [file_sha256(path) for path in paths],
-) -> str:
-    """Hash a list of images by ids, order and contents.
-
-    Names of folders and times of change do not count, so a copied data set keeps its pseudo-words, which took days.
+def hash_images(
+    ids: Iterable[str], paths: Iterable[Path], hash_files: Callable[[Sequence[Path]], list[str]]
+) -> list[str]:
+    """Return the sha256 of the files of images.
 
     Args:
         ids: the images.
@@ -224,9 +237,9 @@ def images_fingerprint(
         FileNotFoundError: if an image does not exist.
         OSError: if an image may not be read, or is no plain file.
     """
-    ids, paths = list(ids), list(paths)
+    paths = list(paths)
     try:
-        hashes = hash_files(paths)
+        return hash_files(paths)
     except OSError as problem:
         path = str(problem.filename)
         image = dict(zip(map(str, paths), ids, strict=True)).get(path, path)
@@ -240,6 +253,20 @@ def images_fingerprint(
         raise OSError(
             f"image {path} cannot be read ({problem.strerror}); download it again, or set missing_images: report."
         ) from None
+
+
+def images_fingerprint(
+    ids: Iterable[str],
+    paths: Iterable[Path],
+    hash_files: Callable[[Sequence[Path]], list[str]] = lambda paths: [file_sha256(path) for path in paths],
+) -> str:
+    """Hash a list of images by ids, order and contents.
+
+    Names of folders and times of change do not count, so a copied data set keeps its pseudo-words, which took days.
+    Arguments and errors are those of `hash_images`.
+    """
+    ids = list(ids)
+    hashes = hash_images(ids, paths, hash_files)
     lines = [f"{image}\t{sha256}\n" for image, sha256 in zip(ids, hashes, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 

@@ -21,7 +21,7 @@ from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, phi
-from searle_lib.store.artefacts import DamagedArtefact, file_sha256
+from searle_lib.store.artefacts import DamagedArtefact, atomic_write, file_sha256
 from searle_lib.store.records import Study
 from searle_lib.study import plan
 
@@ -108,8 +108,8 @@ def check_images(
     file = study.reports / "unreadable" / f"{name.replace('/', '-')}.txt"
     file.unlink(missing_ok=True)
     if missing + broken:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(f"{path}\n" for path in table["path"][(verdicts != readable.GOOD).numpy()]))
+        with atomic_write(file) as temporary:
+            temporary.write_text("".join(f"{path}\n" for path in table["path"][(verdicts != readable.GOOD).numpy()]))
     if policy == "error" or not good:
         problems += _unreadable(name, table, verdicts, file)
     expected = "" if published is None else f"{published:,}"

@@ -27,7 +27,7 @@ from searle_lib.data.benchmarks import (
     reference_table,
 )
 from searle_lib.data.benchmarks import read as read_benchmarks
-from searle_lib.store import shards
+from searle_lib.store import bars, shards
 from searle_lib.store.artefacts import Store
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -59,7 +59,6 @@ def check_images(store: Store, name: str, table: pd.DataFrame, workers: int = 2)
     def make(folder: Path) -> None:
         verdicts = shards.run(folder / "shards", len(paths), SHARD, work, desc=f"reading {name}")
         save_file(verdicts, folder / "verdicts.safetensors")
-        shards.clear(folder / "shards")
 
     facts = {"files": _files_fingerprint(paths), "code": code_digest(_verdict)}
     artefact = store.keep(f"verdicts/{name}", facts, make)
@@ -106,7 +105,14 @@ def drop_incomplete_queries(
     Raises:
         ValueError: if a benchmark loses all its queries.
     """
-    return {name: [_drop_from(store, b, policy, workers) for b in loaded] for name, loaded in splits.items()}
+    if policy == "error":
+        return splits
+    tables = {benchmark.gallery_name: benchmark.gallery for loaded in splits.values() for benchmark in loaded}
+    sizes = {name: len(table) for name, table in tables.items()}
+    galleries = bars.over_lists(
+        "reading", sizes, lambda name: drop_unreadable(store, name, tables[name], policy, workers)
+    )
+    return {name: [_drop_from(b, galleries[b.gallery_name]) for b in loaded] for name, loaded in splits.items()}
 
 
 def unlabeled_images(study: Study) -> pd.DataFrame:
@@ -165,8 +171,8 @@ def explain(paths: Iterable[str]) -> list[str]:
     return sentences
 
 
-def _drop_from(store: Store, benchmark: Benchmark, policy: str, workers: int) -> Benchmark:
-    gallery = drop_unreadable(store, benchmark.gallery_name, benchmark.gallery, policy, workers)
+def _drop_from(benchmark: Benchmark, gallery: pd.DataFrame) -> Benchmark:
+    """Return a benchmark with the images of a gallery that can be read, and the queries that name no other image."""
     if len(gallery) == len(benchmark.gallery):
         return benchmark
     readable = set(gallery["image"])

@@ -127,7 +127,6 @@ def scores_of_query(scores: pd.DataFrame, dataset: str, category: str, query: st
 
 def write_csv(results: pd.DataFrame, path: Path) -> Path:
     """Write the long table with four decimals; equal numbers give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         results.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
     return path

@@ -15,6 +15,7 @@ import torch
 
 from searle_lib.data import annotations, readable
 from searle_lib.data.images import Reader
+from searle_lib.store import bars
 from searle_lib.store.artefacts import digest, write_json
 from searle_lib.store.reading import FileRefused, is_text, read_json, reads, show
 from searle_lib.store.records import Study
@@ -170,11 +171,12 @@ def caption_images(
     captions = json.loads(progress.read_text()) if progress.exists() else {}
     remaining = table[~table["image"].isin(list(captions))]
     model, processor = load_blip(blip_model, device)
-    for start in range(0, len(remaining), CHUNK):
-        chunk = remaining[start : start + CHUNK]
-        texts = run_blip(model, processor, [Path(p) for p in chunk["path"]], reader)
-        captions |= dict(zip(chunk["image"], texts, strict=True))
-        write_json(progress, captions)
+    with bars.bar(len(table), "captions", len(table) - len(remaining)):
+        for start in range(0, len(remaining), CHUNK):
+            chunk = remaining[start : start + CHUNK]
+            texts = run_blip(model, processor, [Path(p) for p in chunk["path"]], reader)
+            captions |= dict(zip(chunk["image"], texts, strict=True))
+            write_json(progress, captions)
     parts = {image: split(captions[image], tagger, caption_split) for image in table["image"]}
     rows = [(image, *part) for image, part in parts.items() if part]
     if not rows:
@@ -258,4 +260,5 @@ def run_blip(model, processor, paths: Sequence[Path], reader: Reader = BLIP_READ
         )
         texts = processor.batch_decode(ids, skip_special_tokens=True)
         captions += [text.strip().removeprefix(PROMPT).strip() for text in texts]
+        bars.advance(len(texts))
     return captions

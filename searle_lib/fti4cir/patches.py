@@ -22,7 +22,7 @@ from searle_lib.backbone.model import PRECISIONS, Backbone, encode_patches
 from searle_lib.data import images
 from searle_lib.data.images import Reader
 from searle_lib.fti4cir.network import Fti4Cir, Words
-from searle_lib.store import shards
+from searle_lib.store import bars, shards
 from searle_lib.store.artefacts import Store, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -173,6 +173,7 @@ def predict_words(
     for embeddings, tokens in _batches(backbone, table, reader):
         words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
         batches.append({field: value.cpu() for field, value in vars(words).items()})
+        bars.advance(len(embeddings))
     words = Words(**{field: torch.cat([batch[field] for batch in batches]) for field in batches[0]})
     return ImageWords(tuple(table["image"]), words, "", parts)
 

@@ -37,7 +37,7 @@ from searle_lib.fti4cir.network import (
 from searle_lib.fti4cir.settings import TERMS
 from searle_lib.fti4cir.settings import Fti4CirSettings as Settings
 from searle_lib.searle.distillation import contrastive_loss
-from searle_lib.store import checkpoints
+from searle_lib.store import bars, checkpoints
 from searle_lib.store.artefacts import Artefact, Store
 from searle_lib.store.checkpoints import Checkpoints
 from searle_lib.store.code import code_digest
@@ -245,11 +245,14 @@ def make_training(
 
 def make_words(study: Study, backbone: Backbone, trained: TrainedNetwork, parts: str) -> dict[str, patches.ImageWords]:
     """Return the pseudo-words of every split's references by split; `parts` are the words that queries use."""
-    words, reader = {}, images.reader(study)
-    for split, loaded in benchmarks.group_by_split(benchmarks.read(study)).items():
-        table = benchmarks.reference_table(loaded)
-        words[split] = patches.keep_words(study, backbone, trained, split, table, reader, parts)
-    return words
+    splits, reader = benchmarks.group_by_split(benchmarks.read(study)), images.reader(study)
+    tables = {split: benchmarks.reference_table(loaded) for split, loaded in splits.items()}
+    sizes = {split: len(table) for split, table in tables.items()}
+    return bars.over_lists(
+        "words of",
+        sizes,
+        lambda split: patches.keep_words(study, backbone, trained, split, tables[split], reader, parts),
+    )
 
 
 def attribute_counts(words: Mapping[str, patches.ImageWords]) -> pd.DataFrame:

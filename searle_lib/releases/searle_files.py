@@ -170,7 +170,6 @@ def read_phi(path: Path, dimension: int, width: int) -> dict[str, Tensor]:
 
 def write_phi(path: Path, epoch: int, weights: dict[str, Tensor]) -> Path:
     """Write φ's weights in the form that the authors' code loads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         torch.save({"epoch": epoch, "Phi": {name: value.clone() for name, value in weights.items()}}, temporary)
     return path
@@ -186,7 +185,6 @@ def write_tokens(folder: Path, ids: Sequence[str], ema: Tensor, last: Tensor, se
         last: [N, d_tok] float32, the last value.
         settings: the hyperparameters.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for file, tokens in ((EMA, ema), (LAST, last)):
         with atomic_write(folder / file) as temporary:
             torch.save(tokens.clone(), temporary)

@@ -48,7 +48,6 @@ def write(
         "sizes": _sizes(first, second),
         "facts": _facts(*records),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as aside:
         aside.write_text(templates.render("comparison", **page), encoding="utf-8")
     return target

@@ -177,7 +177,6 @@ def attention(paths: Sequence[Path | str], shares: Tensor, words: Words, attribu
 
 def save(drawing: Chart, path: Path) -> Chart:
     """Write the figures of a chart as one PNG and return the chart, so that a notebook shows it too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tiles = [_png(figure) for figure in drawing.figures]
     width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
     columns = min(len(tiles), PER_ROW)

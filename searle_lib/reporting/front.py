@@ -78,7 +78,6 @@ def write_list(report_root: Path) -> Path:
 
 
 def _render(target: Path, template: str, values: Mapping) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as aside:
         aside.write_text(templates.render(template, **values), encoding="utf-8")
     return target

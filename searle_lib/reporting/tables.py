@@ -63,7 +63,6 @@ def of_study(results: pd.DataFrame, provenance: dict, groups: Groups | None = No
 
 def write_files(results: pd.DataFrame, provenance: dict, groups: Groups | None, folder: Path) -> list[Path]:
     """Write each table of `of_study` as .tex, .md, .csv and .html into a folder, and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
     for each in _of_study(results, provenance, groups or {}):
         texts = {"tex": formats.to_latex(each), "md": formats.to_markdown(each), "csv": formats.to_csv(each)}

@@ -30,7 +30,7 @@ from searle_lib.searle.concepts import TEMPLATES, Concepts
 from searle_lib.searle.phrase_bank import SLOT, PhraseBank, similarity_loss
 from searle_lib.searle.phrases import Phrases
 from searle_lib.searle.settings import OtiSettings as Settings
-from searle_lib.store import randomness, shards
+from searle_lib.store import bars, randomness, shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
@@ -147,16 +147,20 @@ def make_words(
         oti_root: a folder of the authors' pseudo-words. Those of the lists that it has are imported and need no
             concepts; all other lists that have concepts are inverted.
     """
-    with_concepts, words = study.artefacts("02_concepts", "concepts"), {}
+    with_concepts = study.artefacts("02_concepts", "concepts")
     all_phrases = phrases.read(study) if with_concepts else None
-    for name in [benchmarks.IMAGENET, *(f"{split}/references" for split in group_by_split(benchmarks.read(study)))]:
-        source = folders.find_tokens(oti_root, name)
-        if source and f"embeddings/{name}" in study.read("02_concepts").made:
-            words[name] = import_words(study, backbone, embeddings.read(study, name), source)
-        elif name in with_concepts:
-            images, nearest = embeddings.read(study, name), concepts.read(study, name)
-            words[name] = invert(study, backbone, images, nearest, all_phrases, settings, batches)
-    return words
+    names = [benchmarks.IMAGENET, *(f"{split}/references" for split in group_by_split(benchmarks.read(study)))]
+    encoded = {name for name in names if f"embeddings/{name}" in study.read("02_concepts").made}
+    sources = {name: folders.find_tokens(oti_root, name) for name in encoded}
+    lists = {name: embeddings.read(study, name) for name in names if sources.get(name) or name in with_concepts}
+
+    def make(name: str) -> Inversion:
+        if sources[name]:
+            return import_words(study, backbone, lists[name], sources[name])
+        nearest = concepts.read(study, name)
+        return invert(study, backbone, lists[name], nearest, all_phrases, settings, batches)
+
+    return bars.over_lists("OTI", {name: len(images.ids) for name, images in lists.items()}, make)
 
 
 def last_losses(words: Mapping[str, Inversion]) -> pd.DataFrame:

@@ -118,7 +118,6 @@ def generate(
         write_json(
             folder / "model.json", {"name": language_model, "commit": getattr(model.config, "_commit_hash", None)}
         )
-        shards.clear(folder / "shards")
 
     return store.keep("phrases", facts, make).read(load)
 

@@ -52,7 +52,6 @@ def write(folder: Path, rankings: pd.DataFrame, dataset: str, split: str, method
     forms = {"cirr": _cirr, "circo": _circo}
     if dataset not in forms:
         raise ValueError(f"{PROTOCOLS[dataset].title} has no test server; CIRR and CIRCO have.")
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, content in forms[dataset](rankings).items():
         paths.append(folder / f"{dataset}-{split}-{name}{method}.json")

@@ -9,7 +9,6 @@ and it uses none of them.
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import TypeVar
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from searle_lib.store import contents
+from searle_lib.store import bars, contents
 from searle_lib.store.files import (
     DISK_FULL,
     TEMPORARY,
@@ -192,10 +191,10 @@ def digest(facts: object) -> str:
 
 
 def _take_apart(artefact: Artefact, partial: Path) -> None:
-    """Turn a damaged artefact into an unfinished one with the files that are whole, and warn of the damage."""
+    """Turn a damaged artefact into an unfinished one with the files that are whole, and say what is damaged."""
     damaged = artefact.damaged_files()
     reasons = "; ".join(f"{name} {reason}" for name, reason in damaged.items())
-    warnings.warn(f"artefact {artefact.folder} is damaged ({reasons}); it is made again now.", stacklevel=5)
+    bars.say(f"artefact {artefact.folder} is damaged ({reasons}); it is made again now.")
     shutil.rmtree(partial, ignore_errors=True)
     if MANIFEST in damaged:  # which files are whole is not known
         shutil.rmtree(artefact.folder)

@@ -1,20 +1,24 @@
 """Progress bars of the long stages.
 
-A stage opens a bar with `bar` and moves it. In a notebook that a person runs, tqdm draws the bar. In a kernel of
-`searle run` the bar goes to the file that the variable SEARLE_PROGRESS names, where the runner reads it, so a saved
-notebook holds no bar. The file holds JSON: `ended`, a list of bars; `notes`, a list of sentences; and `current`, the
-bar that moves, or null.
+A stage opens a bar with `bar` and moves it; a stage with several lists opens one for all with `over_lists`. In a
+notebook that a person runs, tqdm draws the bar. In a kernel of `searle run` the bar goes to the file that the variable
+SEARLE_PROGRESS names, where the runner reads it, so a saved notebook holds no bar. The file holds JSON: `ended`, a list
+of bars; `notes`, a list of sentences; and `current`, the bar that moves, or null.
 """
 
 import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from tqdm.auto import tqdm
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+Result = TypeVar("Result")
 
 FILE = "SEARLE_PROGRESS"
 REWRITE = 1.0  # seconds between two writings of the file
@@ -31,25 +35,31 @@ class ReportedBar:
         desc: what the bar counts.
         total: how many rows there are.
         n: how many are done.
-        first: how many were done when the bar was opened.
-        seconds: from then until the bar moved last.
+        initial: how many of these an earlier run has done.
+        seconds: from the opening of the bar until it moved last, less the seconds of bars that were opened meanwhile.
+        start_t: when it was opened.
     """
 
     desc: str
     total: int
     n: int
-    first: int
+    initial: int
     seconds: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
+    start_t: float = field(default_factory=time.monotonic)
     _written: float = 0.0
 
     def update(self, count: int = 1) -> None:
         """Move the bar, and rewrite the file unless that was done within the last second."""
         self.n += count
-        self.seconds = time.monotonic() - self._started
+        self.seconds = time.monotonic() - self.start_t
         if time.monotonic() - self._written > REWRITE:
             self._written = time.monotonic()
             _write(self)
+
+    def set_description_str(self, desc: str) -> None:
+        """Change what the bar counts."""
+        self.desc = desc
+        _write(self)
 
     def __enter__(self) -> "ReportedBar":
         _write(self)
@@ -57,28 +67,56 @@ class ReportedBar:
 
     def __exit__(self, *problem: object) -> None:
         _report["ended"].append(self._facts())
-        _write(None)
 
     def _facts(self) -> dict:
         return {name: value for name, value in asdict(self).items() if not name.startswith("_")}
 
 
 @contextlib.contextmanager
-def bar(total: int, desc: str, done: int = 0) -> Iterator[ReportedBar | tqdm]:
-    """Open a progress bar.
+def bar(total: int, desc: str, done: int = 0) -> Iterator["ReportedBar | tqdm"]:
+    """Open a progress bar. If the innermost open bar has the same name, its rows are part of that bar.
 
     Args:
         total: how many rows there are.
         desc: what the bar counts.
         done: how many rows an earlier run has finished.
     """
-    new = ReportedBar(desc, total, done, done) if FILE in os.environ else None
-    with new or tqdm(total=total, initial=done, desc=desc, mininterval=2) as opened:
-        _open.append(opened)
-        try:
+    if _open and _open[-1].desc == desc:
+        _skip(_open[-1], done)
+        yield _open[-1]
+        return
+    started, opened = time.monotonic(), _new(total, desc, done)
+    _open.append(opened)
+    try:
+        with opened:
             yield opened
-        finally:
-            _open.remove(opened)
+    finally:
+        _open.remove(opened)
+        for outer in _open:
+            outer.start_t += time.monotonic() - started  # else its rate would be too low
+        _write(_open[-1] if _open else None)
+
+
+def over_lists(desc: str, sizes: Mapping[str, int], compute: Callable[[str], Result]) -> dict[str, Result]:
+    """Compute several lists of rows under one bar for all of them, so that its time left is that of the whole stage.
+
+    Args:
+        desc: what the bar counts. With the name of the list behind it, it names the bar while a list is computed.
+        sizes: the number of rows of each list, by name.
+        compute: `compute(name)` returns the result of a list. The rows that it does not count are of an earlier run.
+
+    Returns:
+        The results by name.
+    """
+    results, end = {}, 0
+    with bar(sum(sizes.values()), desc) as stage:
+        for name, size in sizes.items():
+            stage.set_description_str(f"{desc} {name}")
+            results[name] = compute(name)
+            end += size
+            _skip(stage, end - stage.n)
+        stage.set_description_str(desc)
+    return results
 
 
 def advance(count: int) -> None:
@@ -94,7 +132,21 @@ def say(sentence: str) -> None:
     _write(_open[-1] if _open else None)
 
 
-def _write(current: ReportedBar | tqdm | None) -> None:
+def _new(total: int, desc: str, done: int) -> "ReportedBar | tqdm":
+    if FILE in os.environ:
+        return ReportedBar(desc, total, done, done)
+    from tqdm.auto import tqdm  # takes a while, and most commands draw no bar
+
+    return tqdm(total=total, initial=done, desc=desc, mininterval=2)
+
+
+def _skip(moved: "ReportedBar | tqdm", count: int) -> None:
+    """Move a bar by rows of an earlier run, which say nothing about its rate."""
+    moved.initial += count
+    moved.update(count)
+
+
+def _write(current: "ReportedBar | tqdm | None") -> None:
     if FILE not in os.environ:
         return
     _report["current"] = current and current._facts()

@@ -93,7 +93,6 @@ def write_log(log: pd.DataFrame, path: Path) -> None:
     if log.columns.empty:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         log.to_csv(temporary, index=False)
 

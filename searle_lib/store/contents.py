@@ -2,7 +2,7 @@
 
 A file's state is its size and its two times of change: `mtime`, which a copy may keep, and `ctime`, which every write
 and every move renews. Hashes are kept in a folder, one JSON file for each folder of files, so a file that has not
-changed costs one `stat`. Images and artefacts are hashed here.
+changed costs one `stat`. Images and artefacts are hashed here, with a bar, for that can take minutes.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from searle_lib.store import bars
 from searle_lib.store.files import atomic_write, file_sha256
 
 THREADS = 4
@@ -32,17 +33,18 @@ def hash_files(paths: Sequence[Path], cache: Path) -> list[str]:
 
     Raises OSError, with the file's name, if a file does not exist, may not be read, or is no plain file.
     """
-    hashes: dict[Path, str] = {}
-    for folder, members in _by_folder(paths).items():
-        known, states = _known(folder, cache), {path: _state(path) for path in members}
-        changed = [path for path, state in states.items() if known.get(path.name, [""])[:-1] != state]
-        for start in range(0, len(changed), CHUNK):
-            chunk = changed[start : start + CHUNK]
-            with ThreadPoolExecutor(THREADS) as pool:
-                known |= {p.name: [*states[p], sha] for p, sha in zip(chunk, pool.map(file_sha256, chunk), strict=True)}
-            _keep(folder, cache)
-        hashes |= {path: known[path.name][-1] for path in members}
-    return [hashes[path] for path in paths]
+    states = {path: _state(path) for path in paths}
+    changed = [path for path in states if _known(path.parent, cache).get(path.name, [""])[:-1] != states[path]]
+    with bars.bar(len(changed), "hashing files") if changed else contextlib.nullcontext() as bar:
+        for folder, members in _by_folder(changed).items():
+            for start in range(0, len(members), CHUNK):
+                chunk = members[start : start + CHUNK]
+                with ThreadPoolExecutor(THREADS) as pool:
+                    for path, sha256 in zip(chunk, pool.map(file_sha256, chunk), strict=True):
+                        _known(folder, cache)[path.name] = [*states[path], sha256]
+                        bar.update()
+                _keep(folder, cache)
+    return [_known(path.parent, cache)[path.name][-1] for path in paths]
 
 
 def remember(hashes: Mapping[Path, str], cache: Path) -> None:
@@ -89,10 +91,9 @@ def _known(folder: Path, cache: Path) -> dict[str, list]:
 
 def _keep(folder: Path, cache: Path) -> None:
     facts = {"folder": os.path.abspath(folder), "files": dict(sorted(_known(folder, cache).items()))}
-    with contextlib.suppress(OSError):  # hashes that cannot be kept cost time, and nothing else
-        cache.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_file(folder, cache), durable=False) as temporary:
-            temporary.write_text(json.dumps(facts))
+    file = _file(folder, cache)
+    with contextlib.suppress(OSError), atomic_write(file, durable=False) as temporary:  # else they cost time again
+        temporary.write_text(json.dumps(facts))
 
 
 def _file(folder: Path, cache: Path) -> Path:

@@ -46,6 +46,8 @@ def write_json(path: Path, facts: object) -> None:
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; rename it to `path` if the block succeeds, remove it if not.
 
+    The folder is made if it does not exist.
+
     Args:
         path: the file to write.
         durable: flush the file to disk before it is renamed, so that a power cut leaves the old file or the new one.
@@ -54,6 +56,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
     with refuse_unwritable(path.parent, path.name, "artefact_root and report_root"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent)
         try:
             yield temporary
@@ -100,10 +103,11 @@ def _reason(problem: BaseException, folder: Path, name: str, parameters: str) ->
     Safetensors and Arrow tell a full disk in words only.
     """
     number, file = getattr(problem, "errno", None), getattr(problem, "filename", None)
-    in_folder = file is None or any(Path(file).absolute().is_relative_to(f) for f in (folder, folder.absolute()))
+    whole, refused = folder.absolute(), Path(file or folder).absolute()
+    in_folder = refused.is_relative_to(whole) or whole.is_relative_to(refused)
     words = str(problem)
     if number in DISK_FULL or re.search("StorageFull|No space left|quota exceeded", words):
-        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        place = next(path for path in (whole, *whole.parents) if path.is_dir())
         return (
             f"the disk of {folder} is full ({shutil.disk_usage(place).free:,} bytes are free) before {name} was "
             f"written; make room or set {parameters} to a larger disk, then run again: finished work is kept."

@@ -160,11 +160,9 @@ class Study:
     def write(self, record: Record) -> None:
         """Write a record. An earlier one that differs is kept in `earlier`, where it explains what changed."""
         file = self._file(record.notebook)
-        file.parent.mkdir(parents=True, exist_ok=True)
         earlier = self._load(file)
         if earlier and earlier.digest != record.digest:
             copy = self._earlier_file(record.notebook, earlier.digest)
-            copy.parent.mkdir(exist_ok=True)
             write_json(copy, asdict(earlier))
         write_json(file, asdict(record))
         self._earlier_file(record.notebook, record.digest).unlink(missing_ok=True)

@@ -5,7 +5,6 @@ complete or absent, so an interrupted computation continues with the rows that a
 file holds its rows and no number, so a later run may use another shard size.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ def run(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> dict[
         rows: the number of rows.
         size: rows per shard.
         work: `work(first, end)` returns the tensors of a range, each with end - first rows.
-        desc: the label of the progress bar.
+        desc: the name of the progress bar; the rows move the bar of the stage if it has this name.
     """
     write(folder, rows, size, work, desc)
     parts = [load_file(path) for path, _, _ in _shards(folder)]
@@ -78,11 +77,6 @@ def memory_map(folder: Path) -> dict[str, Rows]:
     starts = torch.tensor([first for _, first, _ in shards] + [shards[-1][2]])
     parts = [load_file(path) for path, _, _ in shards]
     return {name: Rows(starts, tuple(part[name] for part in parts)) for name in parts[0]}
-
-
-def clear(folder: Path) -> None:
-    """Remove the shards, once an artefact holds their content."""
-    shutil.rmtree(folder)
 
 
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:

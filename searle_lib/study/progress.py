@@ -121,7 +121,7 @@ def describe(bar: dict, ended: bool = False) -> str:
         ended: whether it does not move any more.
     """
     parts = [bar["desc"], f"{bar['n']:,} / {bar['total']:,}"]
-    computed, seconds = bar["n"] - bar["first"], bar["seconds"]
+    computed, seconds = bar["n"] - bar["initial"], bar["seconds"]
     if computed and seconds:
         parts.append(_rate(computed / seconds))
         remaining = (bar["total"] - bar["n"]) * seconds / computed

@@ -71,6 +71,23 @@ def test_a_folder_that_may_not_be_written_is_named_with_the_parameter(mounted):
         write_json(disk / "a.json", [])
 
 
+@pytest.mark.parametrize("folder", ["mini", "deep/mini/records"])
+def test_a_report_folder_that_cannot_be_made_is_named_with_the_remedy(mounted, tmp_path, folder):
+    (tmp_path / "file").write_text("")
+    sentence = rf"{tmp_path}/file is a file, and a.json needs a folder there; move the file away or correct .*report_ro"
+    with pytest.raises(Unwritable, match=sentence):
+        write_json(tmp_path / "file" / folder / "a.json", [])
+    with pytest.raises(Unwritable, match=sentence):
+        write_json(tmp_path / "file" / "a.json", [])
+    disk = mounted("ro")
+    with pytest.raises(
+        Unwritable, match=rf"a.json cannot be written to {disk}/{folder} \(Read-only .*set .*report_root"
+    ):
+        write_json(disk / folder / "a.json", [])
+    with pytest.raises(Unwritable, match=r"oti/cirr cannot be written to .* \(Read-only .*set artefact_root"):
+        Store(disk / folder).keep("oti/cirr", {}, lambda folder: None)
+
+
 def test_a_full_disk_under_a_report_is_named_and_the_old_file_stays(mounted):
     disk = mounted("size=16k")
     write_json(disk / "a.json", [1])

@@ -11,7 +11,7 @@ from rich.console import Console
 from searle_lib.study import progress
 from searle_lib.study.progress import Progress, describe
 
-BAR = {"desc": "OTI imagenet/test", "total": 100_000, "n": 41_200, "first": 1_200, "seconds": 40_000 / 26}
+BAR = {"desc": "OTI imagenet/test", "total": 100_000, "n": 41_200, "initial": 1_200, "seconds": 40_000 / 26}
 
 
 def report(folder, **changes):
@@ -23,8 +23,8 @@ def report(folder, **changes):
     [
         ({}, "OTI imagenet/test  41,200 / 100,000  26/s  37 min left"),
         ({"n": 1_200}, "OTI imagenet/test  1,200 / 100,000"),
-        ({"first": 41_197, "seconds": 60}, "OTI imagenet/test  41,200 / 100,000  3/min  13 d left"),
-        ({"first": 41_196, "seconds": 7200}, "OTI imagenet/test  41,200 / 100,000  2/h  1225 d left"),
+        ({"initial": 41_197, "seconds": 60}, "OTI imagenet/test  41,200 / 100,000  3/min  13 d left"),
+        ({"initial": 41_196, "seconds": 7200}, "OTI imagenet/test  41,200 / 100,000  2/h  1225 d left"),
         ({"n": 99_000, "seconds": 97_800}, "OTI imagenet/test  99,000 / 100,000  1/s  16 min left"),
     ],
 )
