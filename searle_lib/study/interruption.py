@@ -1,4 +1,4 @@
-"""Ctrl-C: end this process and all that it started, at once and in one sentence.
+"""Ctrl-C, or the SIGTERM of a scheduler: end this process and all that it started, at once and in one sentence.
 
 Nothing is unwound. An exception at a random moment would be printed by whatever library it interrupts, or be swallowed
 there, and the way out through threads and event loops takes seconds. All that is finished is on disk already. This
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-STATUS = 130
 SENTENCE = "stopped; run the same command to continue."
 SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # clear the line of the bar, which hides the cursor
 
@@ -23,8 +22,9 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, s
 
 
 def install() -> None:
-    """End this process by `stop` at every Ctrl-C from here on, and its forked children together with it."""
+    """End this process by `stop` at a Ctrl-C or SIGTERM from here on, and its forked children together with it."""
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=end_with_parent)
 
@@ -44,8 +44,9 @@ def installed() -> Iterator[None]:
 
 
 def stop(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    """Clean up, print one sentence, and end this process with status 130."""
+    """Clean up, print one sentence, and end this process with status 128 + number, so 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.getpid() == _process:  # and not a forked child
         for cleanup in reversed(cleanups):
             with contextlib.suppress(Exception):
@@ -55,7 +56,7 @@ def stop(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
         os.write(2, f"{SENTENCE}\n".encode())
-    os._exit(STATUS)
+    os._exit(128 + number)
 
 
 def end_with_parent(parent: int | None = None) -> None:

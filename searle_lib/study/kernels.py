@@ -9,10 +9,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -22,6 +24,7 @@ from nbclient.util import run_sync
 
 from searle_lib.store import bars
 from searle_lib.study import interruption, kernel_process
+from searle_lib.study.run_folder import RunFolder
 
 PACKAGE = Path(__file__).parents[1]
 IMPORTS = (
@@ -118,12 +121,17 @@ def _imported_library() -> list[tuple[Path, int]]:
     """Let the fork server start its imports; return the library's files as it imports them."""
     library = _library()
     if sys.platform == "linux":
+        folder = RunFolder()  # for the server's socket, as long as this process lives
+        Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing has removed its own part of it
         forkserver.set_forkserver_preload(list(IMPORTS))
+        resource_tracker.ensure_running()  # else the server starts it, and lets Ctrl-C through
+        earlier, tempfile.tempdir = tempfile.tempdir, str(folder.path)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the server inherits this: a Ctrl-C is ours alone
         try:
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            tempfile.tempdir = earlier
     return library
 
 

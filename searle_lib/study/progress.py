@@ -91,7 +91,7 @@ class Progress:
                     self.console.print(line)
 
     def _log_interruption(self) -> None:
-        self._write(f"{self.elapsed.strip()}  stopped by Ctrl-C")
+        self._write(f"{self.elapsed.strip()}  stopped")
 
     def _write_new(self, report: dict) -> None:
         """Log the bars that ended since the last call, and log and print the new sentences of the kernel."""

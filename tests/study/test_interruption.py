@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment: one sentence, status 130, within two seconds, and nothing is left."""
+"""Ctrl-C at any moment, or SIGTERM: one sentence, its status, within two seconds, and nothing is left."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from projects import environment, make_project
 LIMIT = 2.0  # seconds
 
 
-def interrupt(project, moment, group=False):
-    """Run the quick study, send it Ctrl-C after some seconds; its status and errors, its time to end, and children."""
+def interrupt(project, moment, number=signal.SIGINT, group=False):
+    """Run the quick study, send it a signal after some seconds; its status, errors, time to end, and children."""
     (project / "tmp").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "searle_lib", "run", "params/quick.yaml"]
     run = subprocess.Popen(
@@ -25,24 +25,27 @@ def interrupt(project, moment, group=False):
     children = psutil.Process(run.pid).children(recursive=True)
     began = time.monotonic()
     if group:
-        os.killpg(run.pid, signal.SIGINT)
+        os.killpg(run.pid, number)
     else:
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
     printed = run.communicate()[1]
     return run.returncode, printed, time.monotonic() - began, children
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.2, 0.5, 1.0, 2.0, 5.0, 12.0])
-def test_ctrl_c_ends_a_run_at_once_in_one_sentence(world, tmp_path_factory, moment):
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*((moment, signal.SIGINT) for moment in (0.2, 0.5, 1.0, 2.0, 5.0, 12.0)), (12.0, signal.SIGTERM)],
+)
+def test_a_signal_ends_a_run_at_once_in_one_sentence(world, tmp_path_factory, moment, number):
     project = make_project(tmp_path_factory.mktemp("p"), world)
-    status, printed, seconds, children = interrupt(project, moment, group=moment > 2)
-    assert (status, printed) == (130, "stopped; run the same command to continue.\n")
+    status, printed, seconds, children = interrupt(project, moment, number, group=moment > 2)
+    assert (status, printed) == (128 + number, "stopped; run the same command to continue.\n")
     assert seconds < LIMIT
     assert not psutil.wait_procs(children, LIMIT)[1]
     assert not list((project / "tmp").iterdir())
     if (log := project / "reports/quick/run.log").exists():
-        assert log.read_text().endswith("s  stopped by Ctrl-C\n")
+        assert log.read_text().endswith("s  stopped\n")
 
 
 def test_a_second_ctrl_c_changes_nothing():

@@ -18,11 +18,12 @@ time.sleep(99)
 
 
 @pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """The temporary folder of this process and its children."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def temporary(tmp_path_factory, monkeypatch):
+    """The temporary folder of this process and its children, with a path short enough for sockets."""
+    folder = tmp_path_factory.mktemp("t")
+    monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    yield tmp_path
+    yield folder
     tempfile.tempdir = None
 
 
