@@ -144,3 +144,51 @@ def browser():
         launched = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="module")
+def window(browser):
+    """One window for all tests of a module, since a new one costs half a second."""
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def visit(window):
+    """Open a file in a window of a width and a colour scheme, afresh each time.
+
+    At the end nothing was requested beside the files, no script complained, and nothing asked the reader.
+    """
+    addresses, problems = ["about:blank"], []
+
+    def note_request(request):
+        address = request.url.partition("#")[0]
+        if address not in addresses and not address.startswith("data:"):
+            problems.append(address)
+
+    def dismiss(dialog):
+        problems.append(dialog.message)
+        dialog.dismiss()
+
+    listeners = {
+        "request": note_request,
+        "console": lambda message: problems.append(message.text),
+        "pageerror": lambda error: problems.append(str(error)),
+        "dialog": dismiss,
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
+
+    def open_file(file, width=1280, scheme="light", state=""):
+        window.goto("about:blank")  # another state alone would not load the file again
+        window.set_viewport_size({"width": width, "height": 900})
+        window.emulate_media(color_scheme=scheme)
+        addresses.append(file.as_uri())
+        window.goto(f"{file.as_uri()}#{state}" if state else file.as_uri())
+        return window
+
+    yield open_file
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+    assert problems == []
