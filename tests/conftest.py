@@ -1,6 +1,7 @@
 """What several tests need: the known answers, and small models and data sets that are made for the session."""
 
 import functools
+import gc
 import json
 import os
 import shutil
@@ -24,6 +25,15 @@ COMPACT = HERE / "known_answers"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
+
+
+gc.disable()  # until all tests are collected: importing leaves no garbage
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that was imported, which takes it a third of a second."""
+    gc.freeze()
+    gc.enable()
 
 
 def weights(stem, part=None):
