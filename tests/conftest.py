@@ -1,4 +1,7 @@
-"""What several tests need: the known answers, and small models and data sets that are made for the session."""
+"""What several tests need: the known answers, and small models and data sets that are made for the session.
+
+Fixtures import what takes seconds, since the process that only hands out tests to the workers reads this file, too.
+"""
 
 import functools
 import gc
@@ -8,15 +11,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from filelock import FileLock
-from projects import command, make_project
-from safetensors.torch import load_file
 
-from searle_lib.backbone.model import load_clip
-from searle_lib.miniworld import models, writers
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Record, Study
 
@@ -38,6 +35,9 @@ def pytest_collection_finish():
 
 def weights(stem, part=None):
     """A state dict from the authors' .pt, or from the compact copy's .npz."""
+    import numpy as np
+    import torch
+
     if stem.with_suffix(".npz").exists():
         return {name: torch.from_numpy(value) for name, value in np.load(stem.with_suffix(".npz")).items()}
     saved = torch.load(stem.with_suffix(".pt"), weights_only=True)
@@ -49,6 +49,13 @@ def weights(stem, part=None):
 )
 def known_answers(request, tmp_path_factory):
     """Inputs and outputs of the authors' code: the full folder, where it is, and the compact copy beside us."""
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+
+    from searle_lib.backbone.model import load_clip
+    from searle_lib.miniworld import models
+
     folder = request.param
     clip_file = folder / "tiny_clip.pt"
     if not clip_file.exists():
@@ -65,16 +72,16 @@ def known_answers(request, tmp_path_factory):
     )
 
 
-SMALL = writers.Sizes(
-    fashioniq_queries=6,
-    fashioniq_gallery=20,
-    cirr_val_sets=4,
-    cirr_test_sets=2,
-    circo_val_queries=8,
-    circo_test_queries=4,
-    circo_gallery=90,
-    imagenet=24,
-)
+SMALL = {
+    "fashioniq_queries": 6,
+    "fashioniq_gallery": 20,
+    "cirr_val_sets": 4,
+    "cirr_test_sets": 2,
+    "circo_val_queries": 8,
+    "circo_test_queries": 4,
+    "circo_gallery": 90,
+    "imagenet": 24,
+}
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +94,16 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def world(shared):
     """A data root with a miniature world of a few images, models beside it. Read only: copy what you change."""
-    return writers.write(shared / "world" / "data", sizes=SMALL)
+    from searle_lib.miniworld import writers
+
+    return writers.write(shared / "world" / "data", sizes=writers.Sizes(**SMALL))
 
 
 @pytest.fixture(scope="session")
 def quick(shared, world):
     """A project whose quick study has run once for all workers, and what the command printed. Read only: copy it."""
+    from projects import command, make_project
+
     folder, printed = shared / "quick", shared / "quick.txt"
     with FileLock(shared / "quick.lock"):
         if not printed.exists():
@@ -105,6 +116,8 @@ def quick(shared, world):
 @pytest.fixture(scope="session")
 def tiny(world):
     """The miniature world's CLIP."""
+    from searle_lib.backbone.model import load_clip
+
     return load_clip(str(world / "models" / "tiny-clip.pt"))
 
 
