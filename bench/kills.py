@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     attempt, chance, problems = options.attempt or kill, random.Random(options.seed), 0
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
-        world = writers.write(folder / "world" / "data", sizes=SMALL)
+        world = writers.write(folder / "world" / "data", sizes=writers.Sizes(**SMALL))
         whole = new_project(folder / "whole", ROOT / "searle_lib", world)
         began = time.monotonic()
         finish(whole)

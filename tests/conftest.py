@@ -1,21 +1,19 @@
-"""What several tests need: the known answers, and small models and data sets that are made for the session."""
+"""What several tests need: the known answers, and small models and data sets that are made for the session.
+
+Fixtures import what takes seconds, since the process that only hands out tests to the workers reads this file, too.
+"""
 
 import functools
+import gc
 import json
 import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from filelock import FileLock
-from projects import make_project, process
-from safetensors.torch import load_file
 
-from searle_lib.backbone.model import load_clip
-from searle_lib.miniworld import models, writers
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Record, Study
 
@@ -26,8 +24,20 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 FULL = Path(os.environ.get("KNOWN_ANSWERS", HERE.parents[1] / "shared" / "known_answers"))
 
 
+gc.disable()  # until all tests are collected: importing leaves no garbage
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that was imported, which takes it a third of a second."""
+    gc.freeze()
+    gc.enable()
+
+
 def weights(stem, part=None):
     """A state dict from the authors' .pt, or from the compact copy's .npz."""
+    import numpy as np
+    import torch
+
     if stem.with_suffix(".npz").exists():
         return {name: torch.from_numpy(value) for name, value in np.load(stem.with_suffix(".npz")).items()}
     saved = torch.load(stem.with_suffix(".pt"), weights_only=True)
@@ -39,6 +49,13 @@ def weights(stem, part=None):
 )
 def known_answers(request, tmp_path_factory):
     """Inputs and outputs of the authors' code: the full folder, where it is, and the compact copy beside us."""
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+
+    from searle_lib.backbone.model import load_clip
+    from searle_lib.miniworld import models
+
     folder = request.param
     clip_file = folder / "tiny_clip.pt"
     if not clip_file.exists():
@@ -55,16 +72,16 @@ def known_answers(request, tmp_path_factory):
     )
 
 
-SMALL = writers.Sizes(
-    fashioniq_queries=6,
-    fashioniq_gallery=20,
-    cirr_val_sets=4,
-    cirr_test_sets=2,
-    circo_val_queries=8,
-    circo_test_queries=4,
-    circo_gallery=90,
-    imagenet=24,
-)
+SMALL = {
+    "fashioniq_queries": 6,
+    "fashioniq_gallery": 20,
+    "cirr_val_sets": 4,
+    "cirr_test_sets": 2,
+    "circo_val_queries": 8,
+    "circo_test_queries": 4,
+    "circo_gallery": 90,
+    "imagenet": 24,
+}
 
 
 @pytest.fixture(scope="session")
@@ -77,12 +94,16 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def world(shared):
     """A data root with a miniature world of a few images, models beside it. Read only: copy what you change."""
-    return writers.write(shared / "world" / "data", sizes=SMALL)
+    from searle_lib.miniworld import writers
+
+    return writers.write(shared / "world" / "data", sizes=writers.Sizes(**SMALL))
 
 
 @pytest.fixture(scope="session")
 def quick(shared, world):
     """A project whose quick study has run once for all workers, and what the command printed. Read only: copy it."""
+    from projects import make_project, process
+
     folder, printed = shared / "quick", shared / "quick.txt"
     with FileLock(shared / "quick.lock"):
         if not printed.exists():
@@ -95,6 +116,8 @@ def quick(shared, world):
 @pytest.fixture(scope="session")
 def tiny(world):
     """The miniature world's CLIP."""
+    from searle_lib.backbone.model import load_clip
+
     return load_clip(str(world / "models" / "tiny-clip.pt"))
 
 
@@ -144,3 +167,51 @@ def browser():
         launched = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="module")
+def window(browser):
+    """One window for all tests of a module, since a new one costs half a second."""
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def visit(window):
+    """Open a file in a window of a width and a colour scheme, afresh each time.
+
+    At the end nothing was requested beside the files, no script complained, and nothing asked the reader.
+    """
+    addresses, problems = ["about:blank"], []
+
+    def note_request(request):
+        address = request.url.partition("#")[0]
+        if address not in addresses and not address.startswith("data:"):
+            problems.append(address)
+
+    def dismiss(dialog):
+        problems.append(dialog.message)
+        dialog.dismiss()
+
+    listeners = {
+        "request": note_request,
+        "console": lambda message: problems.append(message.text),
+        "pageerror": lambda error: problems.append(str(error)),
+        "dialog": dismiss,
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
+
+    def open_file(file, width=1280, scheme="light", state=""):
+        window.goto("about:blank")  # another state alone would not load the file again
+        window.set_viewport_size({"width": width, "height": 900})
+        window.emulate_media(color_scheme=scheme)
+        addresses.append(file.as_uri())
+        window.goto(f"{file.as_uri()}#{state}" if state else file.as_uri())
+        return window
+
+    yield open_file
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+    assert problems == []

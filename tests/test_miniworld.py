@@ -154,7 +154,7 @@ def test_sizes_are_compared_only_where_as_many_things_are_drawn():
 def two_writers(folder):
     from conftest import SMALL
 
-    writers.write(folder, sizes=SMALL)
+    writers.write(folder, sizes=writers.Sizes(**SMALL))
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_a_world_that_is_there_is_left_alone_and_another_folder_is_not_touched(w
     from conftest import SMALL
 
     mark = (world / writers.MARK).stat().st_mtime_ns
-    assert writers.write(world, sizes=SMALL) == world
+    assert writers.write(world, sizes=writers.Sizes(**SMALL)) == world
     assert (world / writers.MARK).stat().st_mtime_ns == mark
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="exists and is not a miniature world; set world to real, or name another"):

@@ -138,7 +138,7 @@ def captioned(world):
     return table, Captions(known.ids[:10], known.subjects[:10], known.attributes[:10])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(tiny, captioned):
     """Trains on them in a store below a folder."""
     table, known = captioned
@@ -147,6 +147,12 @@ def trained(tiny, captioned):
         return fti_training.train(Store(folder), tiny, TrainingSet(table, known, reader), settings, **options)
 
     return train
+
+
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory):
+    """A training that ended; read only."""
+    return trained(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.slow
@@ -160,10 +166,7 @@ def test_training_lowers_the_loss_and_logs_every_term_by_step_and_epoch(trained,
     assert steps[steps["epoch"] == 3]["whole"].mean() == pytest.approx(log["whole"][2])
 
 
-def test_training_is_the_same_twice_and_after_an_interruption(trained, tmp_path):
-    whole, again = (trained(tmp_path / name) for name in ("whole", "again"))
-    assert (whole.folder / checkpoints.LOG).read_text() == (again.folder / checkpoints.LOG).read_text()
-
+def test_training_is_the_same_after_an_interruption(trained, whole, tmp_path):
     def stop(row):
         if row["epoch"] == 2:
             raise KeyboardInterrupt
@@ -176,8 +179,8 @@ def test_training_is_the_same_twice_and_after_an_interruption(trained, tmp_path)
     expected, found = (load_file(made.folder / "fti-003.safetensors") for made in (whole, resumed))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
-    files = [(made.folder / fti_training.STEPS).read_text() for made in (whole, resumed)]
-    assert files[0] == files[1]
+    for file in (checkpoints.LOG, fti_training.STEPS):
+        assert (whole.folder / file).read_text() == (resumed.folder / file).read_text()
 
 
 @pytest.mark.parametrize("term", fti_training.TERMS)
@@ -188,24 +191,22 @@ def test_an_ablation_leaves_its_term_out_of_the_loss(term):
     assert_close(full - fti_training.total(terms, Settings(without=term)), weight * terms[term])
 
 
-def test_the_best_epoch_on_a_split_is_found_in_the_curve(trained, tiny, tmp_path):
-    made = trained(tmp_path)
+def test_the_best_epoch_on_a_split_is_found_in_the_curve(whole, tiny, tmp_path):
     curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [10.0, 30.0, 20.0]})
-    chosen = fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
-    expected = load_file(made.folder / "fti-002.safetensors")
+    chosen = fti_training.choose(Store(tmp_path), tiny, whole, Checkpoints(1, "cirr"), curve)
+    expected = load_file(whole.folder / "fti-002.safetensors")
     assert chosen.epoch == 2 and not chosen.module.training
     assert all(torch.equal(chosen.module.state_dict()[name], value) for name, value in expected.items())
     with pytest.raises(ValueError, match="fti_checkpoint is circo, but no epoch was validated on it; add"):
-        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "circo"), curve)
+        fti_training.choose(Store(tmp_path), tiny, whole, Checkpoints(1, "circo"), curve)
 
 
-def test_the_best_epoch_is_one_of_those_that_the_saving_interval_asks_for(trained, tiny, tmp_path):
-    made = trained(tmp_path)
+def test_the_best_epoch_is_one_of_those_that_the_saving_interval_asks_for(whole, tiny, tmp_path):
     curve = pd.DataFrame({"epoch": [1, 2, 3], "CIRR R@5": [30.0, 10.0, 20.0]})
-    assert fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, "cirr"), curve).epoch == 3
+    assert fti_training.choose(Store(tmp_path), tiny, whole, Checkpoints(2, "cirr"), curve).epoch == 3
     curve["CIRR R@5"] = [float("nan"), 10.0, 20.0]
     with pytest.raises(ValueError, match="fti_checkpoint is cirr, but the training did not keep epoch 1; set"):
-        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(1, "cirr"), curve)
+        fti_training.choose(Store(tmp_path), tiny, whole, Checkpoints(1, "cirr"), curve)
 
 
 def test_the_learning_rate_is_a_tenth_from_drop_epoch_on(trained, tmp_path, monkeypatch):
@@ -249,24 +250,19 @@ def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(trained, tin
             fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, checkpoint), pd.DataFrame())
 
 
-def test_how_often_weights_are_kept_and_how_pictures_are_read_make_no_other_training(trained, tmp_path):
-    keys = {trained(tmp_path).key, trained(tmp_path, save_every=2, reader=Reader(3, 1)).key}
-    assert len(keys) == 1
-    assert len(list(tmp_path.glob("fti4cir-training-*"))) == 1
+def test_how_often_weights_are_kept_and_how_pictures_are_read_make_no_other_training(trained, whole):
+    assert trained(whole.folder.parent, save_every=2, reader=Reader(3, 1)) == whole
 
 
-@pytest.mark.parametrize(
-    "change", [{"epochs": 2}, {"learning_rate": 2e-3}, {"words": "subject"}, {"without": "whole"}, {"seed": 1}]
-)
-def test_another_setting_makes_another_training(trained, tmp_path, change):
-    fast = dataclasses.replace(FAST, epochs=1)
-    assert trained(tmp_path, fast).key != trained(tmp_path, dataclasses.replace(fast, **change)).key
+def test_another_setting_makes_another_training(trained, tmp_path):
+    changes = ({}, {"epochs": 2}, {"learning_rate": 2e-3}, {"words": "subject"}, {"without": "whole"}, {"seed": 1})
+    keys = [trained(tmp_path, dataclasses.replace(FAST, **{"epochs": 1} | change)).key for change in changes]
+    assert len(set(keys)) == len(changes), keys
 
 
-def test_the_network_of_an_epoch_is_kept_apart_from_its_training(trained, tiny, tmp_path):
-    made = trained(tmp_path)
+def test_the_network_of_an_epoch_is_kept_apart_from_its_training(whole, tiny, tmp_path):
     last, second, third = (
-        fti_training.choose(Store(tmp_path), tiny, made, Checkpoints(2, checkpoint), pd.DataFrame())
+        fti_training.choose(Store(tmp_path), tiny, whole, Checkpoints(2, checkpoint), pd.DataFrame())
         for checkpoint in ("last", "2", "3")
     )
     assert (last.epoch, second.epoch) == (3, 2)
@@ -313,17 +309,17 @@ def words_of(tiny, captioned, folder, network="network", preprocess="targetpad",
     return patches.keep_words(Store(folder), clip, trained, "cirr/val", table, Reader(batch_size, 1), parts)
 
 
-@pytest.mark.parametrize("change", [{"network": "other"}, {"preprocess": "clip"}, {"rows": 9}])
-def test_another_network_preprocessing_or_list_of_images_makes_other_words(tiny, captioned, tmp_path, change):
-    assert words_of(tiny, captioned, tmp_path).key != words_of(tiny, captioned, tmp_path, **change).key
+def test_another_network_preprocessing_or_list_of_images_makes_other_words(tiny, captioned, tmp_path):
+    changes = ({}, {"network": "other"}, {"preprocess": "clip"}, {"rows": 9})
+    keys = [words_of(tiny, captioned, tmp_path, **change).key for change in changes]
+    assert len(set(keys)) == len(changes), keys
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"parts": "subject"}])
-def test_how_many_pictures_are_read_at_once_and_which_words_queries_use_make_no_other_words(
-    tiny, captioned, tmp_path, change
-):
-    before, after = words_of(tiny, captioned, tmp_path), words_of(tiny, captioned, tmp_path, **change)
-    assert before.key == after.key and torch.equal(before.words.attributes, after.words.attributes)
+def test_how_many_pictures_are_read_at_once_and_which_words_queries_use_make_no_other_words(tiny, captioned, tmp_path):
+    before = words_of(tiny, captioned, tmp_path)
+    for change in ({"batch_size": 3}, {"parts": "subject"}):
+        after = words_of(tiny, captioned, tmp_path, **change)
+        assert before.key == after.key and torch.equal(before.words.attributes, after.words.attributes)
 
 
 def test_kept_words_are_those_of_each_image_and_of_the_network(tiny, captioned, tmp_path):
@@ -348,9 +344,9 @@ def test_a_study_that_brings_its_network_trains_none(tiny, tmp_path):
         fti_training.choose(Store(tmp_path), tiny, None, Checkpoints(1), pd.DataFrame(), "model.pth")
 
 
-def test_a_later_notebook_reads_the_network_that_05_kept(trained, tiny, tmp_path):
-    fifth, made = study_of(tmp_path, "05_fti4cir"), trained(tmp_path / "artefacts")
-    chosen = fti_training.choose(fifth, tiny, made, Checkpoints(1, "2"), pd.DataFrame())
+def test_a_later_notebook_reads_the_network_that_05_kept(whole, tiny, tmp_path):
+    fifth = study_of(tmp_path, "05_fti4cir")
+    chosen = fti_training.choose(fifth, tiny, whole, Checkpoints(1, "2"), pd.DataFrame())
     leave_record(fifth)
     found = network.read(study_of(tmp_path, "06_retrieval"), tiny)
     assert (found.key, found.epoch) == (chosen.key, 2) and not found.module.training

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data import benchmarks
-from searle_lib.releases import searle_files
+from searle_lib.releases import plain_pickle, searle_files
 from searle_lib.searle import concepts, oti, phi, phrases
 from searle_lib.searle.concepts import Vocabulary
 from searle_lib.searle.phrases import Settings
@@ -544,17 +544,19 @@ def test_a_phi_that_does_not_exist_is_named(tmp_path, known_answers):
     ("content", "sentence"),
     [
         (b"Nr\x00\xa3\xe1\x11.", "places to remember"),  # LONG_BINPUT 300,000,000
-        (b"(" + b"]" * 1_100_000 + b"l.", "more than 1,000,000 lists and dictionaries"),
-        (b"N" + b"\x94" * 12_100_000 + b".", "more than 12,000,000 steps"),
-        (b"(" + b"K\x01" * 5_990_000 + b"M\x01\x01" * 20_000 + b"l.", "more than 6,000,000 values"),
-        (b"}" + b")" + b"\x85" * 100_000 + b"Ns.", "a key that is a tuple"),  # hashing it overflows the stack
+        (b"(" + b"]" * 1_100 + b"l.", "more than 1,000 lists and dictionaries"),
+        (b"N" + b"\x94" * 12_100 + b".", "more than 12,000 steps"),
+        (b"(" + b"K\x01" * 5_990 + b"M\x01\x01" * 20 + b"l.", "more than 6,000 values"),
+        (b"}" + b")" + b"\x85" * 900 + b"Ns.", "a key that is a tuple"),  # hashing a deeper one overflows the stack
         (b"}\x8a\x08" + b"\xff" * 7 + b"\x1fNs.", "a key that is a int, not a text or a small number"),
         (b"X\x00\x00\x20\x00" + b"a" * (1 << 21) + b".", "a text of 2,097,152 bytes"),
         (b"}X\x03\x00\x00\x00\xed\xa0\x80].", "codec can't decode"),  # half a surrogate pair
         (b"C\x01a.", "its opcode 'C' makes no plain data"),
     ],
 )
-def test_a_pickle_that_would_fill_memory_or_crash_is_refused(tmp_path, content, sentence):
+def test_a_pickle_that_would_fill_memory_or_crash_is_refused(tmp_path, monkeypatch, content, sentence):
+    for bound in ("MAX_STEPS", "MAX_VALUES", "MAX_OBJECTS"):  # a thousandth of the real ones, to reach them at once
+        monkeypatch.setattr(plain_pickle, bound, getattr(plain_pickle, bound) // 1000)
     with pytest.raises(ValueError, match=rf"phrases.pkl .*({sentence})"):
         searle_files.read_phrases(write_phrases(tmp_path / "phrases.pkl", content))
 

@@ -80,22 +80,6 @@ def folder(world, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a page in a window of a width and a colour scheme."""
-    contexts = []
-
-    def open_in(path, width=1280, scheme="light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
-        page = contexts[-1].new_page()
-        page.goto(f"file://{path}")
-        return page
-
-    yield open_in
-    for context in contexts:
-        context.close()
-
-
 def serious_findings(page):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -103,57 +87,54 @@ def serious_findings(page):
     return [(finding["id"], node["html"][:200]) for finding in findings for node in finding["nodes"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["03_oti", OUTPUTS])
-def test_axe_finds_nothing_serious_whether_code_is_shown_or_not(folder, open_page, name, scheme):
-    page = open_page(folder / f"{name}.html", scheme=scheme)
+@pytest.mark.parametrize(
+    "name, width, scheme", [("03_oti", 1280, "dark"), (OUTPUTS, 1280, "light"), (OUTPUTS, 390, "dark")]
+)
+def test_axe_finds_nothing_serious_whether_code_is_shown_or_not(folder, visit, name, width, scheme):
+    page = visit(folder / f"{name}.html", width, scheme)
     assert serious_findings(page) == []
     page.get_by_role("button", name="Show all code").click()
     assert serious_findings(page) == []
 
 
-@pytest.mark.parametrize("name", ["02_concepts", OUTPUTS])
-def test_axe_finds_nothing_serious_on_a_phone(folder, open_page, name):
-    assert serious_findings(open_page(folder / f"{name}.html", width=390)) == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_axe_finds_nothing_serious_on_the_committed_pages(open_page, path):
-    assert serious_findings(open_page(path)) == []
-    assert serious_findings(open_page(path, width=390, scheme="dark")) == []
+def test_axe_finds_nothing_serious_on_the_committed_pages(visit, path):
+    assert serious_findings(visit(path)) == []
+    assert serious_findings(visit(path, 390, "dark")) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_has_leftovers_of_tex_or_markdown(folder, open_page, name):
-    prose = open_page(folder / f"{name}.html").evaluate(PROSE)
+def test_no_page_has_leftovers_of_tex_or_markdown(folder, visit, name):
+    prose = visit(folder / f"{name}.html").evaluate(PROSE)
     assert len(prose) > 100
     for language, pattern in LEFTOVERS.items():
         assert not re.search(pattern, prose, re.M), (language, re.search(f".*(?:{pattern}).*", prose, re.M)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_no_committed_page_has_leftovers_of_tex(open_page, path):
-    assert not re.search(LEFTOVERS["TeX"], open_page(path).evaluate(PROSE))
+def test_no_committed_page_has_leftovers_of_tex(visit, path):
+    assert not re.search(LEFTOVERS["TeX"], visit(path).evaluate(PROSE))
 
 
-@pytest.mark.parametrize("width", [390, 1280, 1900])
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_scrolls_sideways(folder, open_page, name, width):
-    page = open_page(folder / f"{name}.html", width=width)
-    if width == 390:
-        page.get_by_role("button", name="Show all code").click()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+def test_no_page_scrolls_sideways(folder, visit, name):
+    page = visit(folder / f"{name}.html")
+    page.get_by_role("button", name="Show all code").click()
+    for width in (1900, 1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
 
 
-def test_no_line_of_an_output_is_cut_off(folder, open_page):
-    page = open_page(folder / f"{OUTPUTS}.html", width=390)
+def test_no_line_of_an_output_is_cut_off(folder, visit):
+    page = visit(folder / f"{OUTPUTS}.html", 390)
     frames = page.eval_on_selector_all(".output_area pre", "frames => frames.map(e => e.scrollWidth - e.clientWidth)")
     assert frames == [0]
 
 
-def test_what_is_wider_than_the_page_scrolls_by_keyboard_with_its_first_column_standing(folder, open_page):
-    page = open_page(folder / f"{OUTPUTS}.html", width=390)
+def test_what_is_wider_than_the_page_scrolls_by_keyboard_with_its_first_column_standing(folder, visit):
+    page = visit(folder / f"{OUTPUTS}.html", 390)
     for selector in (".formula", ".output_area:has(table.dataframe)"):
         frame = page.locator(selector).first
         frame.focus()
@@ -163,30 +144,34 @@ def test_what_is_wider_than_the_page_scrolls_by_keyboard_with_its_first_column_s
     assert abs(head.bounding_box()["x"] - table.bounding_box()["x"]) < 2
 
 
-def test_the_page_takes_the_colours_of_the_system(folder, open_page):
-    light, dark = (open_page(folder / f"{OUTPUTS}.html", scheme=scheme) for scheme in ("light", "dark"))
-    for selector in ("body", ".chart svg text"):
-        colours = [
-            p.eval_on_selector(selector, "e => getComputedStyle(e).fill + getComputedStyle(e).color")
-            for p in (light, dark)
-        ]
-        assert colours[0] != colours[1]
+def test_the_page_takes_the_colours_of_the_system(folder, visit):
+    page, colours = visit(folder / f"{OUTPUTS}.html"), []
+    colour = "e => getComputedStyle(e).fill + getComputedStyle(e).color"
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        colours.append([page.eval_on_selector(selector, colour) for selector in ("body", ".chart svg text")])
+    assert colours[0][0] != colours[1][0] and colours[0][1] != colours[1][1]
 
 
-def test_contents_are_open_beside_a_wide_page_and_folded_on_a_phone(folder, open_page):
-    wide, phone = (open_page(folder / "03_oti.html", width=width) for width in (1280, 390))
-    assert wide.get_by_role("link", name="Inverting images", exact=True).is_visible()
-    assert not phone.get_by_role("link", name="Inverting images", exact=True).is_visible()
-    phone.get_by_text("On this page").click()
-    phone.get_by_role("link", name="Inverting images", exact=True).click()
-    assert phone.evaluate("document.getElementById('Inverting-images').getBoundingClientRect().top") < 100
-    wide.evaluate("document.getElementById('Inverting-images').scrollIntoView()")
-    wide.wait_for_function("document.querySelector('.outline [aria-current]')?.textContent == 'Inverting images'")
-    assert wide.get_by_role("link", name="The two losses", exact=True).bounding_box()["y"] > 0, "contents scrolled away"
+def test_contents_are_open_beside_a_wide_page(folder, visit):
+    page = visit(folder / "03_oti.html")
+    assert page.get_by_role("link", name="Inverting images", exact=True).is_visible()
+    page.evaluate("document.getElementById('Inverting-images').scrollIntoView()")
+    page.wait_for_function("document.querySelector('.outline [aria-current]')?.textContent == 'Inverting images'")
+    assert page.get_by_role("link", name="The two losses", exact=True).bounding_box()["y"] > 0, "contents scrolled away"
 
 
-def test_the_link_of_a_heading_shows_when_it_has_the_focus(folder, open_page):
-    page = open_page(folder / "03_oti.html")
+def test_contents_are_folded_on_a_phone(folder, visit):
+    page = visit(folder / "03_oti.html", 390)
+    link = page.get_by_role("link", name="Inverting images", exact=True)
+    assert not link.is_visible()
+    page.get_by_text("On this page").click()
+    link.click()
+    assert page.evaluate("document.getElementById('Inverting-images').getBoundingClientRect().top") < 100
+
+
+def test_the_link_of_a_heading_shows_when_it_has_the_focus(folder, visit):
+    page = visit(folder / "03_oti.html")
     link = page.locator("h2 .anchor-link").first
     opacity = "e => getComputedStyle(e).opacity"
     assert link.evaluate(opacity) == "0"
@@ -195,8 +180,8 @@ def test_the_link_of_a_heading_shows_when_it_has_the_focus(folder, open_page):
     assert link.evaluate(opacity) == "1"
 
 
-def test_code_is_folded_until_a_reader_wants_it(folder, open_page):
-    page = open_page(folder / "03_oti.html")
+def test_code_is_folded_until_a_reader_wants_it(folder, visit):
+    page = visit(folder / "03_oti.html")
     code = page.locator(".highlight")
     visible = "blocks => blocks.filter(b => b.checkVisibility()).length"
     assert page.eval_on_selector_all(".highlight", visible) == 0
@@ -208,8 +193,8 @@ def test_code_is_folded_until_a_reader_wants_it(folder, open_page):
     assert page.get_by_text("optimisation steps an image").is_visible()
 
 
-def test_every_image_has_a_text(folder, open_page):
-    page = open_page(folder / f"{OUTPUTS}.html")
+def test_every_image_has_a_text(folder, visit):
+    page = visit(folder / f"{OUTPUTS}.html")
     texts = page.eval_on_selector_all("main figure svg > title", "all => all.map(e => e.textContent)")
     assert len(texts) == page.locator("main figure svg:has(use[href^='#image'])").count() > 20
     assert all(len(text) > 6 for text in texts)
@@ -217,8 +202,8 @@ def test_every_image_has_a_text(folder, open_page):
     assert page.locator("figure[aria-label*='SEARLE-OTI 37.0 [34.0, 40.0]']").count() == 1
 
 
-def test_an_image_is_enlarged_by_click_and_by_keyboard(folder, open_page):
-    page = open_page(folder / f"{OUTPUTS}.html")
+def test_an_image_is_enlarged_by_click_and_by_keyboard(folder, visit):
+    page = visit(folder / f"{OUTPUTS}.html")
     dialog, images = page.locator("dialog"), page.locator(".sheet .query").first.locator("figure svg")
     images.last.click()
     assert dialog.is_visible() and "Image-only, rank 12, miss\ncosine 0.500\n" in dialog.inner_text()
@@ -237,8 +222,8 @@ def test_an_image_is_enlarged_by_click_and_by_keyboard(folder, open_page):
     ).startswith("target")
 
 
-def test_a_row_of_a_sheet_is_one_line_on_a_phone_too(folder, open_page):
-    page = open_page(folder / f"{OUTPUTS}.html", width=390)
+def test_a_row_of_a_sheet_is_one_line_on_a_phone_too(folder, visit):
+    page = visit(folder / f"{OUTPUTS}.html", 390)
     rows = page.locator(".sheet .images:not(.asked)")
     for row in range(rows.count()):
         heights = rows.nth(row).locator("svg").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")

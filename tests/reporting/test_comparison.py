@@ -75,39 +75,30 @@ def test_plots_have_one_scale_with_zero_in_the_middle():
     assert (searle["mark"], searle["side"], searle["difference"]) == ("●", "higher", "+10.0")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_from_disk_and_fits_the_screen(tmp_path, browser, width, scheme):
+def test_the_page_opens_from_disk_and_fits_the_screen(tmp_path, visit):
     both = (records(oti_steps=60), records("newer", oti_steps=10))
-    page_file = write(tmp_path, numbers("mini"), numbers("a-study-with-a-rather-long-name", 20), both)
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    requests, complaints = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.goto(f"file://{page_file}")
-    assert requests == [f"file://{page_file}"] and complaints == []
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (colour == "rgb(255, 255, 255)") == (scheme == "light")
+    page = visit(write(tmp_path, numbers("mini"), numbers("a-study-with-a-rather-long-name", 20), both))
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (colour == "rgb(255, 255, 255)") == (scheme == "light")
     text = page.inner_text("main")
     assert "oti_steps\t60\t10\t03_oti" in text and "The code differs in 02_concepts" in text
     assert re.search(r"SEARLE\t40.0\t50.0\t\+10.0 ●\t\s*\[\+\d", text)
     assert "every query scores the same" in text
     assert page.locator("svg.plot").count() == 2
-    page.close()
 
 
-def test_a_study_with_markup_in_its_name_shows_it_as_text(tmp_path, browser):
+def test_a_study_with_markup_in_its_name_shows_it_as_text(tmp_path, visit):
     other = records(oti_steps=10)
     other["01_phrases"].parameters["vocabulary"] = "\"'&<script>alert(1)</script>"
-    page_file = write(tmp_path, numbers(HOSTILE), numbers("<b>other</b>", 3), (records(), other))
-    page = browser.new_page()
-    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
-    page.goto(f"file://{page_file}")
+    page = visit(write(tmp_path, numbers(HOSTILE), numbers("<b>other</b>", 3), (records(), other)))
     assert page.locator("main img, main b, main script").count() == 0
     text = page.inner_text("main")
     assert HOSTILE in text and "<b>other</b> against" in text and "\"'&<script>alert(1)</script>" in text
-    page.close()
 
 
 def test_a_table_alone_has_a_page_without_intervals_that_says_why(tmp_path):

@@ -98,31 +98,17 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(table, tmp_path_factory):
-    """The address of the rendered page."""
+def file(table, tmp_path_factory):
+    """The rendered page."""
     page = tmp_path_factory.mktemp("page") / "explorer.html"
     page.write_text(explorer.render(table, "a <b>study</b>", is_miniature=True), encoding="utf-8")
-    return page.as_uri()
+    return page
 
 
 @pytest.fixture
-def visit(browser, address):
-    """Open the page at a hash; at the end nothing was requested beside the file, and no error was raised."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    problems = []
-
-    def open_page(state=""):
-        page = context.new_page()
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
-        page.goto(f"{address}#{state}")
-        return page
-
-    yield open_page
-    context.close()
-    assert problems == []
+def look(visit, file):
+    """Open the page at a state of its address."""
+    return lambda state="": visit(file, state=state)
 
 
 def matches(page):
@@ -319,14 +305,14 @@ def test_the_page_of_a_study_is_written_from_its_records(tmp_path):
         ("dataset=nothing&a=nobody&kind=%22%5D", range(8)),
     ],
 )
-def test_the_address_filters_the_queries(visit, address_state, expected):
-    page = visit(address_state)
+def test_the_address_filters_the_queries(look, address_state, expected):
+    page = look(address_state)
     assert matches(page) == keys(*expected)
     assert page.get_by_role("status").inner_text() == f"{len(expected)} of 8 queries"
 
 
-def test_a_choice_of_the_reader_filters_and_the_count_says_so(visit):
-    page = visit()
+def test_a_choice_of_the_reader_filters_and_the_count_says_so(look):
+    page = look()
     choose(page, "dataset", "CIRCO")
     choose(page, "kind", "shortcut")
     assert page.get_by_role("status").inner_text() == "2 of 8 queries" and matches(page) == keys(0, 1)
@@ -337,13 +323,13 @@ def test_a_choice_of_the_reader_filters_and_the_count_says_so(visit):
     assert opened(page) == "circo/val/1"
 
 
-def test_the_running_example_opens_first(visit):
-    assert opened(visit()) == "circo/val/3"
+def test_the_running_example_opens_first(look):
+    assert opened(look()) == "circo/val/3"
 
 
 @pytest.mark.parametrize("sort, sign", [("first", -1), ("second", 1)])
-def test_queries_are_sorted_by_the_difference_of_ranks(visit, sort, sign):
-    page = visit(f"a=FTI4CIR&b=Text-only&sort={sort}")
+def test_queries_are_sorted_by_the_difference_of_ranks(look, sort, sign):
+    page = look(f"a=FTI4CIR&b=Text-only&sort={sort}")
     gaps = [second - first for first, second in zip(RANKS["FTI4CIR"], RANKS["Text-only"], strict=True)]
     assert matches(page) == keys(*sorted(range(8), key=lambda query: sign * gaps[query]))
     assert page.locator('[name="sort"] option').all_inner_texts()[1:] == [
@@ -352,8 +338,8 @@ def test_queries_are_sorted_by_the_difference_of_ranks(visit, sort, sign):
     ]
 
 
-def test_queries_without_a_match_leave_a_sentence_and_a_way_back(visit):
-    page = visit("text=no+such+word")
+def test_queries_without_a_match_leave_a_sentence_and_a_way_back(look):
+    page = look("text=no+such+word")
     assert page.get_by_role("status").inner_text() == "0 of 8 queries"
     assert "No query matches these choices." in page.locator("#open").inner_text()
     page.keyboard.press("j")
@@ -362,8 +348,8 @@ def test_queries_without_a_match_leave_a_sentence_and_a_way_back(visit):
     assert opened(page) == "circo/val/0"
 
 
-def test_the_keyboard_steps_through_the_matches_and_stops_at_the_ends(visit):
-    page = visit("dataset=CIRCO&query=circo/val/3")
+def test_the_keyboard_steps_through_the_matches_and_stops_at_the_ends(look):
+    page = look("dataset=CIRCO&query=circo/val/3")
     steps = []
     for key in ("j", "ArrowRight", "k", "ArrowLeft", "k", "ArrowLeft", "k"):
         page.keyboard.press(key)
@@ -372,8 +358,8 @@ def test_the_keyboard_steps_through_the_matches_and_stops_at_the_ends(visit):
     assert page.locator("#place").inner_text() == "1 / 5" and page.url.endswith("query=circo%2Fval%2F0")
 
 
-def test_keys_that_are_typed_into_the_search_do_not_step(visit):
-    page = visit("query=circo/val/3")
+def test_keys_that_are_typed_into_the_search_do_not_step(look):
+    page = look("query=circo/val/3")
     search = page.get_by_label("Search in captions")
     search.press_sequentially("k")
     search.press("ArrowLeft")
@@ -383,16 +369,16 @@ def test_keys_that_are_typed_into_the_search_do_not_step(visit):
     assert opened(page) == "circo/val/3" and len(matches(page)) == 8
 
 
-def test_the_buttons_step_too(visit):
-    page = visit("query=circo/val/3")
+def test_the_buttons_step_too(look):
+    page = look("query=circo/val/3")
     page.locator("#next").click()
     assert opened(page) == "circo/val/4"
     page.locator("#previous").click()
     assert opened(page) == "circo/val/3"
 
 
-def test_the_address_carries_the_whole_state_to_another_window_and_through_a_reload(visit):
-    page = visit()
+def test_the_address_carries_the_whole_state_to_another_window_and_through_a_reload(look):
+    page = look()
     page.get_by_label("Search in captions").fill("is & #")
     page.get_by_label("Search in captions").fill("is")
     for name, value in (("a", "SEARLE"), ("b", "Image-only"), ("sort", "second"), ("method.FTI4CIR", "hit")):
@@ -401,13 +387,13 @@ def test_the_address_carries_the_whole_state_to_another_window_and_through_a_rel
     page.locator("#next").click()
     before = state(page)
     assert before[0]["a"] == "SEARLE" and before[0]["method.FTI4CIR"] == "hit" and before[2] != before[1][0]
-    assert state(visit(page.url.partition("#")[2])) == before
+    assert state(look(page.url.partition("#")[2])) == before
     page.reload()
     assert state(page) == before
 
 
-def test_back_and_forward_go_through_the_choices(visit):
-    page = visit()
+def test_back_and_forward_go_through_the_choices(look):
+    page = look()
     states, choices = [state(page)], ["", "CIRCO", "cardinalityCIRCO"]
     for name, value in (("dataset", "CIRCO"), ("aspect", "cardinality")):
         choose(page, name, value)
@@ -418,8 +404,8 @@ def test_back_and_forward_go_through_the_choices(visit):
         assert state(page) == states[expected]
 
 
-def test_a_point_of_the_scatter_opens_its_query(visit):
-    page = visit("a=FTI4CIR&b=SEARLE&dataset=CIRCO")
+def test_a_point_of_the_scatter_opens_its_query(look):
+    page = look("a=FTI4CIR&b=SEARLE&dataset=CIRCO")
     assert page.locator("#plot circle:not(.other):not(.open)").count() == 5
     box = page.locator("#plot").bounding_box()
     x, y = page.evaluate("(({x, y}) => [x, y])(points.find(({query}) => query.key === 'circo/val/4'))")
@@ -428,8 +414,8 @@ def test_a_point_of_the_scatter_opens_its_query(visit):
     assert opened(page) == "circo/val/4" and "query=circo%2Fval%2F4" in page.url
 
 
-def test_the_scatter_has_each_query_at_its_ranks_on_logarithmic_axes(visit):
-    page = visit("a=FTI4CIR&b=SEARLE")
+def test_the_scatter_has_each_query_at_its_ranks_on_logarithmic_axes(look):
+    page = look("a=FTI4CIR&b=SEARLE")
     points = {key: (x, y) for key, x, y in page.evaluate("points.map(({query, x, y}) => [query.key, x, y])")}
     worst = max(max(ranks) for ranks in RANKS.values()) + 1
     for number, key in enumerate(keys(*range(8))):
@@ -437,16 +423,16 @@ def test_the_scatter_has_each_query_at_its_ranks_on_logarithmic_axes(visit):
         assert points[key] == pytest.approx((44 + 286 * first, 340 - 44 - 286 * second), abs=4)  # points are spread
 
 
-def test_a_match_in_the_list_opens_its_query_and_keeps_the_focus(visit):
-    page = visit("dataset=FashionIQ&a=SEARLE&b=FTI4CIR")
+def test_a_match_in_the_list_opens_its_query_and_keeps_the_focus(look):
+    page = look("dataset=FashionIQ&a=SEARLE&b=FTI4CIR")
     assert "SEARLE 10 · FTI4CIR 11" in page.locator("#matches li").nth(1).inner_text()
     page.locator("#matches button").nth(2).press("Enter")
     assert opened(page) == keys(7)[0] and page.locator("#matches button").nth(2).get_attribute("aria-current") == "true"
     assert page.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
 
 
-def test_methods_show_their_best_images_with_marks_ranks_and_words(visit):
-    page = visit("query=circo/val/1")
+def test_methods_show_their_best_images_with_marks_ranks_and_words(look):
+    page = look("query=circo/val/1")
     answers = page.locator(".answer")
     assert answers.count() == 4 and answers.locator(".image").count() == 4 * 6
     searle, fti = answers.nth(2), answers.nth(3)
@@ -461,8 +447,8 @@ def test_methods_show_their_best_images_with_marks_ranks_and_words(visit):
 
 
 @pytest.mark.parametrize("how", ["click", "Enter"])
-def test_an_image_enlarges_and_closes_with_escape(visit, how):
-    page = visit("query=circo/val/1")
+def test_an_image_enlarges_and_closes_with_escape(look, how):
+    page = look("query=circo/val/1")
     image = page.locator(".answer .image").nth(1)
     image.click() if how == "click" else image.press("Enter")
     dialog = page.get_by_role("dialog")
@@ -474,33 +460,35 @@ def test_an_image_enlarges_and_closes_with_escape(visit, how):
     assert not dialog.is_visible()
 
 
-def test_text_from_data_is_shown_as_text(visit):
-    page = visit("query=circo/val/2")
+def test_text_from_data_is_shown_as_text(look):
+    page = look("query=circo/val/2")
     assert page.locator(".caption").inner_text() == f"“{MARKUP}”"
     assert page.locator("h1").inner_text() == "Queries of study a <b>study</b>"
     assert page.locator('[src="x"]').count() == 0
-    page = visit("query=circo/val/0")
+    page = look("query=circo/val/0")
     page.locator(".question .image").first.click()
     assert page.get_by_role("dialog").locator("p").inner_text() == f"reference, image {ODD_NAME}"
 
 
-@pytest.mark.parametrize("scheme, dark", [("light", False), ("dark", True)])
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_the_page_never_scrolls_sideways_and_follows_the_colour_scheme(visit, width, scheme, dark):
-    page = visit("query=circo/val/1")
-    page.set_viewport_size({"width": width, "height": 844})
-    page.emulate_media(color_scheme=scheme)
-    page.reload()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("summary").is_visible() == (width == 390)
-    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (max(map(int, re.findall(r"\d+", colour))) < 60) == dark
+def test_the_page_never_scrolls_sideways_and_folds_its_choices_on_a_phone(look):
+    page = look("query=circo/val/1")
+    for width in (1280, 820, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.reload()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("summary").is_visible() == (width == 390)
 
 
-def test_a_study_without_public_targets_has_an_empty_page(browser, tmp_path):
+def test_the_page_follows_the_colour_scheme(look):
+    page = look()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (max(map(int, re.findall(r"\d+", colour))) < 60) == (scheme == "dark")
+
+
+def test_a_study_without_public_targets_has_an_empty_page(visit, tmp_path):
     (*_, secret), scores, rankings, words = tables(tmp_path)
     table = explorer.data([secret], scores, rankings, words)
-    page = browser.new_page()
-    page.set_content(explorer.render(table, "study", is_miniature=False))
-    assert page.get_by_role("status").inner_text() == "0 of 0 queries"
-    page.close()
+    (tmp_path / "page.html").write_text(explorer.render(table, "study", is_miniature=False), encoding="utf-8")
+    assert visit(tmp_path / "page.html").get_by_role("status").inner_text() == "0 of 0 queries"

@@ -323,33 +323,21 @@ def hostile_study(tmp_path, notebooks):
     return front.write(study, notebooks, PUBLISHED)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_pages_stand_alone_and_never_scroll_sideways(browser, hostile_study, width, scheme):
-    listed = front.write_list(hostile_study.parents[1])
-    for file in (hostile_study, listed):
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        requests, complaints = [], []
-        page.on("request", lambda request, requests=requests: requests.append(request.url))
-        page.on("console", lambda message, complaints=complaints: complaints.append(message.text))
-        page.on("pageerror", lambda problem, complaints=complaints: complaints.append(str(problem)))
-        page.on("dialog", lambda dialog, complaints=complaints: complaints.append(dialog.message))
-        page.goto(f"file://{file}")
-        page.wait_for_load_state("networkidle")
+def test_the_pages_stand_alone_and_never_scroll_sideways(visit, hostile_study):
+    for file in (hostile_study, front.write_list(hostile_study.parents[1])):
+        page = visit(file)
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        assert requests == [f"file://{file}"] and complaints == []
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.locator("img").count() == 0
-        page.close()
 
 
-def test_hostile_text_is_shown_as_text(browser, hostile_study):
-    page = browser.new_page()
-    page.goto(f"file://{hostile_study}")
+def test_hostile_text_is_shown_as_text(visit, hostile_study):
+    page = visit(hostile_study)
     assert page.inner_text("h1") == f"Study {HOSTILE}"
     assert page.locator(".chapters li").first.inner_text().startswith(f"01_phrases {HOSTILE}\n\nWhy is a word a word?")
     assert page.get_by_role("cell", name=HOSTILE).is_visible()
-    page.close()
 
 
 def test_the_citation_is_copied_by_keyboard(browser, tmp_path, html_of):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from searle_lib.store import artefacts, contents, shards
 from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, write_json
 
+FORK = multiprocessing.get_context("fork")  # a fresh process would import torch for seconds
+
 
 def write_hello(folder):
     (folder / "hello.txt").write_text("hello")
@@ -200,10 +202,10 @@ def test_written_aside_leaves_the_old_file_when_writing_fails(tmp_path):
 
 
 def slowly(root, rows_a_second):
-    import torch
-
     def work(first, end):
         time.sleep((end - first) / rows_a_second)
+        with (root / "rows.txt").open("a") as calls:
+            calls.write(f"{first}\n")
         return {"row": torch.arange(first, end)}
 
     def make(folder):
@@ -216,25 +218,24 @@ def slowly(root, rows_a_second):
 
 
 def test_a_killed_process_leaves_shards_from_which_the_next_one_goes_on(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=slowly, args=(tmp_path, 10))
+    process = FORK.Process(target=slowly, args=(tmp_path, 20))
     process.start()
     while len(list(tmp_path.glob("rows-*.partial/shards/rows-*.safetensors"))) < 3:
         assert process.is_alive()
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not list(tmp_path.glob("rows-??????????"))
-    started = time.monotonic()
+    saved = [str(int(file.stem.split("-")[1])) for file in tmp_path.glob("rows-*.partial/shards/rows-*.safetensors")]
     kept = slowly(tmp_path, 1000)
-    assert time.monotonic() - started < 2
+    computed = (tmp_path / "rows.txt").read_text().split()
+    assert len(saved) >= 3 and all(computed.count(first) == 1 for first in saved)
     assert (kept.folder / "rows.txt").read_text() == " ".join(map(str, range(40)))
     assert sorted(path.name for path in kept.folder.iterdir()) == ["manifest.json", "rows.txt"]
 
 
-@pytest.mark.slow
 def test_two_processes_that_want_the_same_artefact_make_it_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=slowly, args=(tmp_path, 20)) for _ in range(2)]
+    both = [FORK.Process(target=slowly, args=(tmp_path, 100)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
