@@ -111,6 +111,7 @@ def modules(names):
     ("content", "sentence"),
     [
         (modules([b"a", b"b"]), "it has more than 10,000 parts"),  # 2^40 of them
+        (b"\x80\x02" + b"ctorch.nn.modules\nM\n)\x81" * 50_001 + b".", "it has more than 50,000 objects"),
         (b"\x80\x02ctorch.nn.modules\nM\n)\x81q\x00}X\x08\0\0\0_modules}X\x01\0\0\0ah\x00ssb.", "recursion"),
         (b"\x80\x02ctorch.nn.modules\nM\n)\x81}X\x08\0\0\0_modulesK\x01sb.", "no attribute 'items'"),
     ],

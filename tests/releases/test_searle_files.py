@@ -515,6 +515,10 @@ PHI_FAULTS = {
     "a number as φ": (lambda weights: {"epoch": 1, "Phi": 5}, NO_PHI),
     "no weights": (lambda weights: {"Phi": {}}, NO_PHI),
     "infinite": (changed(lambda w: w["layers.3.bias"].fill_(torch.inf)), "has weights in layers.3.bias that are not"),
+    "too large for float32": (
+        changed(lambda w: w.update({"layers.3.bias": w["layers.3.bias"].double().fill_(1e300)})),
+        "has weights in layers.3.bias that are not finite",
+    ),
     "narrower layers": (changed(narrower), r"has a layers.0 of \(128, 64\) and \(128,\), but φ for this CLIP has"),
     "another CLIP": of_another_clip(768, 768),
     "another CLIP's images": of_another_clip(768, 64),
@@ -528,6 +532,17 @@ def test_a_file_that_holds_no_phi_for_this_clip_is_refused(tmp_path, known_answe
     torch.save(content({name: value.clone() for name, value in known_answers.phi.items()}), tmp_path / "phi.pt")
     with pytest.raises(ValueError, match=f"phi.pt {sentence}"):
         searle_files.read_phi(tmp_path / "phi.pt", 64, 64)
+
+
+def test_tensors_that_were_compressed_are_refused(tmp_path):
+    """torch stores its parts as they are, so an archive that unpacks to more than it is comes from elsewhere."""
+    searle_files.write_phi(tmp_path / "phi.pt", 3, dict.fromkeys(phi.Phi(64, 64).state_dict(), torch.zeros(1000)))
+    small = zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "phi.pt") as source, small as copy:
+        for part in source.namelist():
+            copy.writestr(part, source.read(part))
+    with pytest.raises(ValueError, match=r"small.pt is not a file of tensors .*its parts are larger than the file"):
+        searle_files.read_phi(tmp_path / "small.pt", 64, 64)
 
 
 def test_a_phi_that_does_not_exist_is_named(tmp_path, known_answers):

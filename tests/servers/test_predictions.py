@@ -537,6 +537,7 @@ def test_a_wrong_fashioniq_file_is_refused_with_its_entry(fault, data, tmp_path)
         ("circo", lambda e: e[0]["gt_img_ids"].append(e[0]["gt_img_ids"][0]), "entry 0 of .*val.json has gt_img_ids"),
         ("circo", lambda e: e[0].update(gt_img_ids=[f"{i:012d}" for i in e[0]["gt_img_ids"]]), "has gt_img_ids"),
         ("cirr", lambda e: e[1].update(target_hard=e[1]["reference"]), "entry 1 of .*val.json has its reference"),
+        ("cirr", lambda e: e[1].update(target_hard="dev-0"), "names image dev-0, which is not among the members"),
         ("cirr", lambda e: e[1].update(pairid=e[0]["pairid"]), "entry 1 of .*val.json is the second query"),
         ("cirr", lambda e: e[1]["img_set"]["members"].append("dev-x"), "names image dev-x, which is not among the"),
     ],

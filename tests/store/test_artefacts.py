@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,18 @@ def test_an_artefact_is_the_very_folder_that_was_built_renamed(tmp_path):
     artefact = Store(tmp_path).keep("greeting", {}, lambda folder: built.append(folder.stat().st_ino))
     assert built == [artefact.folder.stat().st_ino]
     assert [path.name for path in tmp_path.iterdir() if path.name != ".locks"] == [artefact.folder.name]
+
+
+def test_every_file_of_an_artefact_is_on_disk_before_the_folder_gets_its_name(tmp_path, monkeypatch):
+    calls, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda number: calls.append(os.readlink(f"/proc/self/fd/{number}")) or fsync(number)
+    )
+    monkeypatch.setattr(Path, "rename", lambda path, target: calls.append("rename") or rename(path, target))
+    kept = Store(tmp_path).keep("greeting", {}, write_hello)
+    partial = f"{kept.folder}.partial"
+    first, (last,) = calls[: calls.index("rename")], calls[calls.index("rename") + 1 :]
+    assert {f"{partial}/hello.txt", f"{partial}/manifest.json", partial} <= set(first) and last == str(tmp_path)
 
 
 def test_other_facts_make_another_artefact(tmp_path):

@@ -350,6 +350,13 @@ def test_a_notebook_that_stops_between_two_report_files_leaves_no_record_of_othe
     assert not list((tmp_path / "reports/tiny/records/earlier").iterdir())
 
 
+def test_a_damaged_record_is_withdrawn_too(tmp_path):
+    run_first(tmp_path)
+    file_of(tmp_path, FIRST).write_text("{")
+    study_of(tmp_path, FIRST).report("results.csv")
+    assert not file_of(tmp_path, FIRST).exists()
+
+
 def test_a_withdrawn_record_still_explains_what_changed(tmp_path):
     run_chain(tmp_path)
     study_of(tmp_path, FIRST, seed=1).report("log.csv")
