@@ -19,6 +19,7 @@ from rich.console import Console
 from searle_lib.evaluation.seeds import require_distinct, study_of_seed
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
+from searle_lib.store.files import refuse_unwritable
 from searle_lib.store.records import Record, Study
 from searle_lib.study import parameters, plan, workspace
 from searle_lib.study.progress import LOG, Progress
@@ -234,7 +235,9 @@ class _Runner:
         if self.kernels is None:
             from searle_lib.study.kernels import Kernels
 
-            self.study.reports.mkdir(parents=True, exist_ok=True)
+            with refuse_unwritable(self.study.reports, "the report", "report_root"):
+                self.study.reports.mkdir(parents=True, exist_ok=True)
+                (self.study.reports / LOG).open("a").close()
             self.folder = RunFolder()
             self.kernels = Kernels(self.root, self.folder.path)
 

@@ -51,6 +51,15 @@ def test_the_command_refuses_bad_input_before_anything_runs(project, arguments, 
     assert not (project / "data").exists() and not list(project.glob("reports/*/*"))
 
 
+def test_a_report_folder_that_cannot_be_made_is_refused_before_anything_runs(world, tmp_path):
+    folder = make_project(tmp_path / "project", world)
+    (folder / "reports").write_text("a file")
+    ran = command(folder, "run", "params/quick.yaml")
+    assert ran.returncode == 1 and len(ran.stderr.strip().splitlines()) == 1
+    assert "reports is a file" in ran.stderr and "report_root" in ran.stderr
+    assert not (folder / "data").exists()
+
+
 def test_a_missing_image_stops_the_study_with_its_name(world, tmp_path):
     broken = shutil.copytree(world, tmp_path / "data")
     listed = sorted((broken / "CIRR" / "dev").iterdir())[5]
