@@ -17,14 +17,14 @@ help: ## list these targets
 study: .venv/made ## run the notebooks in order on params/mini.yaml (PARAMS=another.yaml for another study)
 	@$(BIN)/python -m searle_lib run $(PARAMS)
 
-test: .venv/made ## run the whole test suite
+test: .venv/made ## run the whole test suite, with studies, kills and browsers
 	$(TEST)
 
 test-cuda: .venv/made ## compare every path that depends on the device with the CPU, and measure it; needs a GPU
 	$(BIN)/python -m pytest -m cuda
 	@$(SPEED) $(BIN)/python -W ignore -m bench cuda
 
-check: lint ## check style and run the fast tests, in a few minutes
+check: lint ## check style and run the fast tests, in under two minutes
 	$(TEST) -m "not slow"
 
 same: .venv/made ## run the mini study as another processor would round it, and compare every number
