@@ -103,7 +103,8 @@ def over_lists(desc: str, sizes: Mapping[str, int], compute: Callable[[str], Res
     Args:
         desc: what the bar counts. With the name of the list behind it, it names the bar while a list is computed.
         sizes: the number of rows of each list, by name.
-        compute: `compute(name)` returns the result of a list. The rows that it does not count are of an earlier run.
+        compute: `compute(name)` returns the result of a list. An earlier run has computed the rows that it does not
+            count.
 
     Returns:
         The results by name.

@@ -5,7 +5,7 @@ The fork server of kernels.py imports it first.
 
 import os
 
-from searle_lib.study.interruption import end_with_parent
+from searle_lib.study.interruption import PARENT, end_with_parent
 
-end_with_parent()
+end_with_parent(int(os.environ[PARENT]))
 os.register_at_fork(after_in_child=end_with_parent)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+PARENT = "SEARLE_PARENT"  # the variable that tells a fork server which process must live
 SENTENCE = "stopped; run the same command to continue."
 SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"  # clear the line of the bar, which hides the cursor
 

@@ -124,6 +124,7 @@ def _imported_library() -> list[tuple[Path, int]]:
         folder = RunFolder()  # for the server's socket, as long as this process lives
         Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing has removed its own part of it
         forkserver.set_forkserver_preload(list(IMPORTS))
+        os.environ[interruption.PARENT] = str(os.getpid())
         resource_tracker.ensure_running()  # else the server starts it, and lets Ctrl-C through
         earlier, tempfile.tempdir = tempfile.tempdir, str(folder.path)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the server inherits this: a Ctrl-C is ours alone

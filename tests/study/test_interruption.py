@@ -44,7 +44,8 @@ def test_a_signal_ends_a_run_at_once_in_one_sentence(world, tmp_path_factory, mo
     assert seconds < LIMIT
     assert not psutil.wait_procs(children, LIMIT)[1]
     assert not list((project / "tmp").iterdir())
-    if (log := project / "reports/quick/run.log").exists():
+    log = project / "reports/quick/run.log"
+    if log.exists() and log.read_text():  # it is empty until a notebook runs
         assert log.read_text().endswith("s  stopped\n")
 
 
