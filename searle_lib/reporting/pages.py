@@ -8,15 +8,17 @@ import html
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
 from latex2mathml.converter import convert
 from latex2mathml.symbols_parser import convert_symbol
-from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
 from searle_lib.reporting import stale_pages, templates
 from searle_lib.store.artefacts import atomic_write
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 CHAPTERS = ("01_phrases", "02_concepts", "03_oti", "04_phi", "05_fti4cir", "06_retrieval", "07_results")
 LIGHT, DARK = "default", "github-dark"  # Pygments' styles of code
@@ -27,12 +29,14 @@ _DEFINITION = re.compile(r"<style[^>]*>.*?</style>\n?|<image [^>]*/>\n?", re.S) 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 
 
-def read(notebook: Path) -> nbformat.NotebookNode:
+def read(notebook: Path) -> "NotebookNode":
     """Return an executed notebook as its page shows it.
 
     Of the values that papermill set it holds those that are not default. Each cell of code has a summary in its
     metadata. Not thread-safe: `ast.parse` in two threads at a time can fail in CPython 3.11.
     """
+    import nbformat  # takes two seconds, which the tables of 07_results need not wait for
+
     content = nbformat.read(notebook, as_version=4)
     _shorten_parameters(content)
     for cell in content.cells:
@@ -41,8 +45,10 @@ def read(notebook: Path) -> nbformat.NotebookNode:
     return content
 
 
-def page(content: nbformat.NotebookNode, target: Path, head: str = "") -> Path:
+def page(content: "NotebookNode", target: Path, head: str = "") -> Path:
     """Render a notebook from `read` as a page that stands alone; `head` names its record (`stale_pages.head_of`)."""
+    from nbconvert import HTMLExporter
+
     heading = target.stem
     for cell in content.cells:
         if cell.cell_type == "markdown":
@@ -121,7 +127,7 @@ def _symbol(match: re.Match) -> str:
     return f">&#x{number};<" if number else match[0]
 
 
-def _shorten_parameters(content: nbformat.NotebookNode) -> None:
+def _shorten_parameters(content: "NotebookNode") -> None:
     """Cut papermill's cell of all values to those that differ from the declared ones; drop it if none does."""
     cells = {tag: cell for cell in content.cells for tag in cell.metadata.get("tags", [])}
     if "injected-parameters" in cells:
