@@ -19,7 +19,7 @@ from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, encode_images
 from searle_lib.data import images, readable
-from searle_lib.data.benchmarks import IMAGENET, Benchmark, group_by_split, reference_table
+from searle_lib.data.benchmarks import IMAGENET, Benchmark, galleries_of, group_by_split, reference_table
 from searle_lib.data.images import DEFAULT_READER, Reader
 from searle_lib.store import bars, shards
 from searle_lib.store.artefacts import Store, file_sha256, write_json
@@ -116,16 +116,6 @@ def encode(
     return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)
 
 
-def encode_galleries(
-    store: Store,
-    backbone: Backbone,
-    benchmarks: Iterable[Benchmark],
-    reader: Reader = DEFAULT_READER,
-) -> dict[str, Embeddings]:
-    """Return the embeddings of every gallery by name. A gallery that several benchmarks share is encoded once."""
-    return encode_lists(store, backbone, {b.gallery_name: b.gallery for b in benchmarks}, reader)
-
-
 def encode_lists(
     store: Store, backbone: Backbone, tables: Mapping[str, pd.DataFrame], reader: Reader = DEFAULT_READER
 ) -> dict[str, Embeddings]:
@@ -185,7 +175,7 @@ def encode_all(
         images_to_invert: kinds of images of IMAGE_LISTS.
         reader: reads the images.
     """
-    tables = {benchmark.gallery_name: benchmark.gallery for benchmark in benchmarks}
+    tables = galleries_of(benchmarks)
     if "unlabeled" in images_to_invert:
         tables[IMAGENET] = readable.unlabeled_images(study)
     encoded = encode_lists(study, backbone, tables, reader)

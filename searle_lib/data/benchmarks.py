@@ -263,6 +263,11 @@ def name_of(dataset: str, split: str, category: str) -> str:
     return f"{dataset}/{split}" + (f"/{category}" if len(PROTOCOLS[dataset].categories) > 1 else "")
 
 
+def galleries_of(benchmarks: Iterable[Benchmark]) -> dict[str, pd.DataFrame]:
+    """Return the tables of the benchmarks' galleries by name. A gallery that several benchmarks share is in it once."""
+    return {benchmark.gallery_name: benchmark.gallery for benchmark in benchmarks}
+
+
 def group_by_split(benchmarks: Iterable[Benchmark]) -> dict[str, list[Benchmark]]:
     """Return the benchmarks of each split, by name as in "cirr/val"."""
     splits: dict[str, list[Benchmark]] = {}

@@ -20,6 +20,7 @@ from searle_lib.data import annotations, images
 from searle_lib.data.benchmarks import (
     IMAGENET,
     Benchmark,
+    galleries_of,
     group_by_split,
     keep,
     load_all,
@@ -107,7 +108,7 @@ def drop_incomplete_queries(
     """
     if policy == "error":
         return splits
-    tables = {benchmark.gallery_name: benchmark.gallery for loaded in splits.values() for benchmark in loaded}
+    tables = galleries_of(benchmark for loaded in splits.values() for benchmark in loaded)
     sizes = {name: len(table) for name, table in tables.items()}
     galleries = bars.over_lists(
         "reading", sizes, lambda name: drop_unreadable(store, name, tables[name], policy, workers)

@@ -182,7 +182,7 @@ def test_artefacts_take_about_what_was_estimated(values, world, tmp_path, tiny):
     written = phrases.generate(study.store, read_vocabulary(values["vocabulary"]), values["language_model"], settings)
     phrase_bank.prepare(study.store, tiny, written)
     loaded = [benchmark for split in benchmarks.load_all(values["datasets"], world).values() for benchmark in split]
-    galleries = embeddings.encode_galleries(study.store, tiny, loaded)
+    galleries = embeddings.encode_lists(study.store, tiny, benchmarks.galleries_of(loaded))
     embeddings.keep_all_references(study.store, tiny, loaded, galleries)
     table = findings.annotations.imagenet(world)
     patches.encode(study.store, tiny, "captioned", table, Reader(8, 2))

@@ -132,7 +132,7 @@ def test_counts_say_n_of_n_for_each_benchmark(damaged, tmp_path):
 
 def test_what_is_left_can_be_encoded(damaged, tiny, tmp_path):
     splits = readable.drop_incomplete_queries(Store(tmp_path), loaded(damaged[0]), "report")
-    galleries = embeddings.encode_galleries(Store(tmp_path), tiny, every(splits))
+    galleries = embeddings.encode_lists(Store(tmp_path), tiny, benchmarks.galleries_of(every(splits)))
     for of_split in splits.values():
         references = embeddings.keep_references(Store(tmp_path), tiny, of_split, galleries)
         assert references.ids == tuple(benchmarks.reference_table(of_split)["image"])

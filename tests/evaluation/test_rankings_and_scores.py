@@ -68,7 +68,7 @@ def study(world, tiny, tmp_path_factory):
     """The world's benchmarks, their galleries, and composers with random tokens and an untrained φ."""
     store = Store(tmp_path_factory.mktemp("artefacts"))
     splits = benchmarks.load_all(["fashioniq", "cirr", "circo"], world)
-    galleries = embeddings.encode_galleries(store, tiny, every(splits))
+    galleries = embeddings.encode_lists(store, tiny, benchmarks.galleries_of(every(splits)))
     torch.manual_seed(0)
     distilled = TrainedNetwork(Phi(tiny.dimension, tiny.width).eval().requires_grad_(False), "untrained", 0)
     made = {}
@@ -412,7 +412,7 @@ def describe_02(folder, world, tiny, splits, preprocess="targetpad"):
     keep_clip(concepts, tiny)
     benchmarks.keep(concepts, every(splits), world)
     tiny = dataclasses.replace(tiny, preprocess=preprocess)
-    galleries = embeddings.encode_galleries(concepts, tiny, every(splits))
+    galleries = embeddings.encode_lists(concepts, tiny, benchmarks.galleries_of(every(splits)))
     for loaded in splits.values():
         embeddings.keep_references(concepts, tiny, loaded, galleries)
     leave_record(concepts, data_root=str(world), image_batch_size=8, workers=1)

@@ -429,7 +429,7 @@ def study_with_concepts(folder, world, tiny):
     splits, ids = benchmarks.load_all(["cirr", "circo"], world, ["validation"]), {}
     benchmarks.keep(second, [benchmark for loaded in splits.values() for benchmark in loaded], world)
     for name, loaded in splits.items():
-        galleries = embeddings.encode_galleries(second, tiny, loaded)
+        galleries = embeddings.encode_lists(second, tiny, benchmarks.galleries_of(loaded))
         images = embeddings.keep_references(second, tiny, loaded, galleries)
         concepts.associate(second, tiny, images, names, 4)
         ids[f"{name}/references"] = images.ids

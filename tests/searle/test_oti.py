@@ -206,7 +206,7 @@ def test_pseudo_words_are_found_again_when_the_gallery_around_their_pictures_is_
     fast, made = dataclasses.replace(FAST, steps=2), []
     for gallery in benchmarks.FASHIONIQ_GALLERIES:
         loaded = benchmarks.load("fashioniq", world, "val", gallery)
-        galleries = embeddings.encode_galleries(store, tiny, loaded)
+        galleries = embeddings.encode_lists(store, tiny, benchmarks.galleries_of(loaded))
         images = embeddings.keep_references(store, tiny, loaded, galleries)
         near = concepts.associate(store, tiny, images, Vocabulary(NAMES, "four"), 4)
         made.append(oti.invert(store, tiny, images, near, written, fast).tokens)
@@ -220,7 +220,7 @@ def test_another_picture_among_the_references_makes_other_pseudo_words(world, ti
     loaded = benchmarks.load("circo", world, "val")
     for queries in (loaded[0].queries, loaded[0].queries.iloc[1:].reset_index(drop=True)):
         some = [dataclasses.replace(loaded[0], queries=queries)]
-        galleries = embeddings.encode_galleries(store, tiny, some)
+        galleries = embeddings.encode_lists(store, tiny, benchmarks.galleries_of(some))
         keys.add(embeddings.keep_references(store, tiny, some, galleries).key)
     assert len(keys) == 2
 
