@@ -3,6 +3,8 @@
 import os
 import signal
 
+from searle_lib.study.interruption import end_with_parent
+
 
 def run(connection_file: str, folder: str, environment: dict[str, str], output: str) -> None:
     """Run a kernel until it is told to end.
@@ -13,6 +15,7 @@ def run(connection_file: str, folder: str, environment: dict[str, str], output: 
         environment: all its environment variables.
         output: the file for what the process itself prints.
     """
+    end_with_parent()
     if os.name == "posix":
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -24,7 +24,7 @@ from nbclient.util import run_sync
 
 from searle_lib.store import bars
 from searle_lib.study import interruption, kernel_process
-from searle_lib.study.run_folder import RunFolder
+from searle_lib.study.run_folder import LONGEST_SOCKET, RunFolder
 
 PACKAGE = Path(__file__).parents[1]
 IMPORTS = (
@@ -110,29 +110,30 @@ class Kernels:
 def _context() -> multiprocessing.context.BaseContext:
     """Return how to start a kernel: from the fork server, unless the library was edited after it imported it.
 
-    Only Linux can fork a process that has imported torch; elsewhere each kernel imports for itself.
+    Only Linux can fork a process that has imported torch. Without a fork server each kernel imports for itself.
     """
-    forks = sys.platform == "linux" and _imported_library() == _library()
-    return multiprocessing.get_context("forkserver" if forks else "spawn")
+    return multiprocessing.get_context("forkserver" if _imported_library() == _library() else "spawn")
 
 
 @cache
-def _imported_library() -> list[tuple[Path, int]]:
-    """Let the fork server start its imports; return the library's files as it imports them."""
+def _imported_library() -> list[tuple[Path, int]] | None:
+    """Let the fork server start its imports; return the library's files as it imports them, None if there is none."""
+    place = len(os.fsencode(tempfile.gettempdir())) + len("/searle-abcdefgh/pymp-abcdefgh/listener-abcdefgh")
+    if sys.platform != "linux" or place > LONGEST_SOCKET:
+        return None
     library = _library()
-    if sys.platform == "linux":
-        folder = RunFolder()  # for the server's socket, as long as this process lives
-        Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing has removed its own part of it
-        forkserver.set_forkserver_preload(list(IMPORTS))
-        os.environ[interruption.PARENT] = str(os.getpid())
-        resource_tracker.ensure_running()  # else the server starts it, and lets Ctrl-C through
-        earlier, tempfile.tempdir = tempfile.tempdir, str(folder.path)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the server inherits this: a Ctrl-C is ours alone
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-            tempfile.tempdir = earlier
+    folder = RunFolder()  # for the server's socket, as long as this process lives
+    Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing has removed its own part of it
+    forkserver.set_forkserver_preload(list(IMPORTS))
+    os.environ[interruption.PARENT] = str(os.getpid())
+    resource_tracker.ensure_running()  # else the server starts it, and lets Ctrl-C through
+    earlier, tempfile.tempdir = tempfile.tempdir, str(folder.path)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the server inherits this: a Ctrl-C is ours alone
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        tempfile.tempdir = earlier
     return library
 
 

@@ -17,7 +17,7 @@ from searle_lib.study import interruption
 PREFIX = "searle-"
 LOCK = "lock"
 LONGEST_SOCKET = 103  # bytes of the path of a Unix socket, on macOS; Linux has room for 107
-ROOM = len("/searle-abcdefgh/pymp-abcdefgh/listener-abcdefgh")
+ROOM = len("/searle-abcdefgh/99-5")
 
 
 class RunFolder:

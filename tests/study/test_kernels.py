@@ -155,6 +155,19 @@ time.sleep(99)
 """
 
 
+def test_where_the_path_of_the_servers_socket_is_too_long_kernels_import_for_themselves(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long") / ("x" * (60 - len(str(tmp_path_factory.getbasetemp()))))
+    folder.mkdir()
+    places = os.environ | {"TMPDIR": str(folder)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, "kernel"], env=places, stdout=subprocess.PIPE, text=True)
+    assert [parent.stdout.readline() for _ in range(2)] == ["imports\n", "kernel\n"]
+    commands = [" ".join(child.cmdline()) for child in psutil.Process(parent.pid).children(recursive=True)]
+    parent.kill()
+    parent.wait()
+    assert any("multiprocessing.spawn" in command for command in commands)
+    assert not any("multiprocessing.forkserver" in command for command in commands)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a kernel looks for its parent once a second")
 @pytest.mark.parametrize("moment", ["imports", "kernel"])
 def test_kernels_and_their_server_end_with_their_killed_parent(moment, tmp_path_factory):
