@@ -78,7 +78,7 @@ class Kernels:
         _imported_library()
 
     def start(self) -> Kernel:
-        """Start a kernel. Raises OSError if the system cannot."""
+        """Start a kernel. Raises OSError if the system cannot, or if the folder cannot be written."""
         place = self.folder / str(len(self.started) + 1)
         manager = AsyncKernelManager(connection_file=f"{place}.json", kernel_spec_manager=_ThisPython())
         if os.name == "posix":
@@ -89,10 +89,7 @@ class Kernels:
         arguments = (manager.connection_file, str(self.root), environment, str(output))
         process = _context().Process(target=kernel_process.run, args=arguments)
         manager.provisioner = _Provisioner(manager, process)
-        try:
-            run_sync(manager.start_kernel)()
-        except (EOFError, OSError) as problem:
-            raise OSError(f"no kernel can start ({problem}); free memory and run the same command again.") from problem
+        run_sync(manager.start_kernel)()
         self.started.append(Kernel(manager, process, report, output))
         return self.started[-1]
 
@@ -158,7 +155,10 @@ class _Provisioner(KernelProvisionerBase):
         return {"cmd": []}
 
     async def launch_kernel(self, cmd: list[str], **options: object) -> dict:
-        self.process.start()
+        try:
+            self.process.start()
+        except (EOFError, OSError) as problem:  # the fork server has died, or the system has no room
+            raise OSError(f"no kernel can start ({problem}); free memory and run the same command again.") from problem
         return self.parent.get_connection_info()
 
     async def poll(self) -> int | None:

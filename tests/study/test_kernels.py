@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import multiprocessing
 import os
 import re
 import subprocess
@@ -119,6 +120,15 @@ def test_a_kernel_that_dies_while_it_starts_is_one_sentence(tmp_path, folder, ca
     said, _ = run_cell(tmp_path, folder, "1", root=tmp_path / "absent")
     assert re.fullmatch(r"its kernel ended with status 1 \(FileNotFoundError: .*absent'\); correct that, or .*\.", said)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_kernel_that_cannot_be_forked_is_one_sentence(started, monkeypatch):
+    def refuse(process):
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", refuse)
+    with pytest.raises(OSError, match=r"^no kernel can start \(unexpected EOF\); free memory and run the same command"):
+        started.start()
 
 
 def test_a_temporary_folder_that_cannot_be_written_is_named_with_its_remedy(tmp_path, folder):
