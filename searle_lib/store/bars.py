@@ -3,7 +3,7 @@
 A stage opens a bar with `bar` and moves it; a stage with several lists opens one for all with `over_lists`. In a
 notebook that a person runs, tqdm draws the bar. In a kernel of `searle run` the bar goes to the file that the variable
 SEARLE_PROGRESS names, where the runner reads it, so a saved notebook holds no bar. The file holds JSON: `ended`, a list
-of bars; `notes`, a list of sentences; and `current`, the bar that moves, or null.
+of bars; `notes` and `log`, lists of sentences; and `current`, the bar that moves, or null.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ FILE = "SEARLE_PROGRESS"
 REWRITE = 1.0  # seconds between two writings of the file
 
 _open: list = []  # the bars that move, the innermost last
-_report: dict = {"ended": [], "notes": [], "current": None}
+_report: dict = {"ended": [], "notes": [], "log": [], "current": None}
 
 
 @dataclass
@@ -131,6 +131,11 @@ def say(sentence: str) -> None:
     print(sentence)
     _report["notes"].append(sentence)
     _write(_open[-1] if _open else None)
+
+
+def log(sentence: str) -> None:
+    """Write a sentence into `run.log` of `searle run`, when the open bar is written next."""
+    _report["log"].append(sentence)
 
 
 def _new(total: int, desc: str, done: int) -> "ReportedBar | tqdm":

@@ -69,6 +69,7 @@ def write(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> Non
                 done = bar.n
                 tensors.save(work(start, stop), folder / f"rows-{start:09d}-{stop:09d}.safetensors")
                 bar.update(done + stop - start - bar.n)  # less the rows that `work` itself has reported
+                bars.log(f"{desc}: saved rows {start:,} to {stop - 1:,} of {rows:,}")
 
 
 def memory_map(folder: Path) -> dict[str, Rows]:

@@ -21,7 +21,7 @@ from searle_lib.study import interruption
 
 LOG = "run.log"
 LOG_EVERY = 60.0  # seconds
-NOTHING = {"ended": [], "notes": [], "current": None}
+NOTHING = {"ended": [], "notes": [], "log": [], "current": None}
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -38,7 +38,7 @@ class Progress:
     def __init__(self, name: str, bars: Path, log: Path, console: Console):
         self.name, self.bars, self.log, self.console = name, bars, log, console
         self.activity, self.started = "starting its kernel", time.monotonic()
-        self._logged = {"ended": 0, "notes": 0}
+        self._logged = {"ended": 0, "notes": 0, "log": 0}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._log_every_minute, daemon=True)
         self._live = Live(get_renderable=self.line, console=console, refresh_per_second=4, transient=True)
@@ -94,7 +94,9 @@ class Progress:
         self._write(f"{self.elapsed.strip()}  stopped")
 
     def _write_new(self, report: dict) -> None:
-        """Log the bars that ended since the last call, and log and print the new sentences of the kernel."""
+        """Log what the kernel has reported since the last call, and print its notes."""
+        for sentence in report["log"][self._logged["log"] :]:
+            self._write(sentence)
         for bar in report["ended"][self._logged["ended"] :]:
             self._write(describe(bar, ended=True))
         for note in report["notes"][self._logged["notes"] :]:

@@ -14,7 +14,7 @@ from searle_lib.store.artefacts import Store
 def report(tmp_path, monkeypatch):
     """The file of a runner, and what it says now."""
     monkeypatch.setenv(bars.FILE, str(tmp_path / "1.bars"))
-    monkeypatch.setattr(bars, "_report", {"ended": [], "notes": [], "current": None})
+    monkeypatch.setattr(bars, "_report", {"ended": [], "notes": [], "log": [], "current": None})
     monkeypatch.setattr(bars, "REWRITE", -1.0)  # seconds
     return lambda: json.loads((tmp_path / "1.bars").read_text())
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from searle_lib.store import shards, tensors
+from searle_lib.store import bars, shards, tensors
 
 
 def squares(first, end):
@@ -32,6 +32,13 @@ def test_a_cut_off_run_goes_on_with_another_shard_size_and_computes_nothing_twic
     found = shards.run(tmp_path, 10, 4, work)
     assert rows == list(range(3, 10))
     assert found["square"].tolist() == [i**2 for i in range(10)]
+
+
+def test_each_shard_has_a_line_in_the_log(tmp_path, monkeypatch):
+    sentences = []
+    monkeypatch.setattr(bars, "log", sentences.append)
+    shards.run(tmp_path, 10, 6, squares, "squares")
+    assert sentences == ["squares: saved rows 0 to 5 of 10", "squares: saved rows 6 to 9 of 10"]
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])

@@ -15,7 +15,7 @@ BAR = {"desc": "OTI imagenet/test", "total": 100_000, "n": 41_200, "initial": 1_
 
 
 def report(folder, **changes):
-    (folder / "1.bars").write_text(json.dumps({"ended": [], "notes": [], "current": None} | changes))
+    (folder / "1.bars").write_text(json.dumps({"ended": [], "notes": [], "log": [], "current": None} | changes))
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,13 @@ def test_without_a_terminal_a_line_is_printed_every_minute_and_the_log_has_all(t
         report(tmp_path, current=BAR)
         time.sleep(0.5)
         printed = file.getvalue().splitlines()
-        report(tmp_path, ended=[BAR | {"n": 100_000}], notes=["memory ran short."])
+        report(tmp_path, ended=[BAR | {"n": 100_000}], notes=["memory ran short."], log=["saved rows 0 to 99 of 100"])
     line.end("done")
     assert 1 <= len(printed) <= 3 and "41,200 / 100,000  26/s" in printed[0]
     assert "03_oti          memory ran short.\n" in file.getvalue() and file.getvalue().endswith("s  done\n")
     log = [re.sub(r"^[\d-]{10} [\d:]{8}  ", "", text) for text in (tmp_path / "run.log").read_text().splitlines()]
     assert log[0] == "03_oti        begins" and re.fullmatch(r"03_oti        \d\.\d s  done", log[-1])
     assert log[1] == "03_oti        OTI imagenet/test  41,200 / 100,000  26/s  37 min left"
+    assert log[-4] == "03_oti        saved rows 0 to 99 of 100" and "saved rows" not in file.getvalue()
     assert log[-3].startswith("03_oti        OTI imagenet/test  100,000 / 100,000  64/s  took 25 min")
     assert log[-2] == "03_oti        memory ran short."
