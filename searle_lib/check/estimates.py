@@ -113,7 +113,7 @@ def workload(values: Mapping, study: Study) -> Workload:
             galleries[name] = len(table)
     unlabeled = concepts = 0
     if plan.needs_imagenet(values):
-        unlabeled = _count_or_assume(lambda: len(annotations.imagenet(root)), benchmarks.IMAGENET_SIZE, real)
+        unlabeled = _count_or_assume(lambda: len(annotations.imagenet(root)), published.IMAGENET_SIZE, real)
         assumed += ["ImageNet test"] * (not (root / "ImageNet1K" / "test").is_dir())
     if plan.images_to_invert(values):
         vocabulary = study.path(values["vocabulary"])

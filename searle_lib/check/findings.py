@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, load_clip
-from searle_lib.check.published import SOURCES
+from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
 from searle_lib.fti4cir import captions, network
@@ -68,7 +68,7 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
         for benchmark in loaded:
             name = benchmark.gallery_name
             union = "-union" if name.endswith("-union") else ""
-            published = benchmarks.SIZES[benchmark.name + union] if real else (None, None)
+            published = SIZES[benchmark.name + union] if real else (None, None)
             yield _count(f"{benchmark.name}: queries", len(benchmark.queries), published[0])
             if name not in galleries:
                 yield check_images(study, name, benchmark.gallery, published[1], policy, workers)
@@ -82,7 +82,7 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
         except (FileNotFoundError, ValueError) as problem:
             yield _unusable("ImageNet test", problem, f"ImageNet: {SOURCES['imagenet']}" if real else "")
             return
-        published = benchmarks.IMAGENET_SIZE if real else None
+        published = IMAGENET_SIZE if real else None
         yield check_images(study, IMAGENET, unlabeled, published, policy, workers)
 
 

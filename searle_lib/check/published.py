@@ -9,8 +9,21 @@ import torch
 from clip.model import CLIP
 
 from searle_lib.backbone.model import Backbone, find_device
-from searle_lib.data.benchmarks import PROTOCOLS, SIZES, name_of
+from searle_lib.data.benchmarks import PROTOCOLS, name_of
 
+SIZES = {  # queries and gallery images of the published data sets (docs/method.md, "Evaluation")
+    "fashioniq/val/dress": (2017, 3817),
+    "fashioniq/val/shirt": (2038, 6346),
+    "fashioniq/val/toptee": (1961, 5373),
+    "fashioniq/val/dress-union": (2017, 2628),
+    "fashioniq/val/shirt-union": (2038, 3089),
+    "fashioniq/val/toptee-union": (1961, 2902),
+    "cirr/val": (4181, 2297),
+    "cirr/test1": (4148, 2315),
+    "circo/val": (220, 123_403),
+    "circo/test": (800, 123_403),
+}
+IMAGENET_SIZE = 100_000
 SOURCES = {  # by data set: what to fetch, where, how much, under which terms
     "fashioniq": "captions and splits at github.com/XiaoxiaoGuo/fashion-iq, 3 MB, CDLA; images by the links there",
     "cirr": "captions and splits at github.com/Cuberick-Orion/CIRR, 3 MB, MIT; images as its README says",

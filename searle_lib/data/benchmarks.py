@@ -77,19 +77,6 @@ REMEDIES = {  # what to do if the queries do not belong to the image list
     "cirr": "download captions and image_splits of one release, rc2",
     "circo": "it must be COCO's image_info_unlabeled2017.json, of 123,403 images: download it again",
 }
-SIZES = {  # queries and gallery images of the published data sets (docs/method.md, "Evaluation")
-    "fashioniq/val/dress": (2017, 3817),
-    "fashioniq/val/shirt": (2038, 6346),
-    "fashioniq/val/toptee": (1961, 5373),
-    "fashioniq/val/dress-union": (2017, 2628),
-    "fashioniq/val/shirt-union": (2038, 3089),
-    "fashioniq/val/toptee-union": (1961, 2902),
-    "cirr/val": (4181, 2297),
-    "cirr/test1": (4148, 2315),
-    "circo/val": (220, 123_403),
-    "circo/test": (800, 123_403),
-}
-IMAGENET_SIZE = 100_000
 
 
 @dataclass(frozen=True)
