@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     selection.add_argument("--only", metavar="NOTEBOOK", help="run this notebook alone, such as 06_retrieval")
     selection.add_argument("--from", dest="first", metavar="NOTEBOOK", help="start from this notebook, such as 03_oti")
     command("render", _render, "render every page of a study again, and run nothing", params, changes)
+    part = (["--part"], {"type": int, "required": True, "metavar": "K", "help": "which part, from 1 to N"})
+    of = (["--of"], {"type": int, "required": True, "metavar": "N", "help": "how many parts there are"})
+    help_text = "compute one part of the shards that the next notebook misses, as a job of an array"
+    command("shards", _shards, help_text, params, changes, part, of)
     command("check", _check, "check everything that a study needs before anything is computed", params, changes)
     command("submit", _submit, "write a study's rankings as files for the test servers", params, changes)
     command("export", _export, "write a study's φ and OTI tokens in the authors' format", params, changes, folder)
@@ -104,6 +108,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _render(options: argparse.Namespace) -> int:
     print(run.render(options.params, options.overrides))
+    return 0
+
+
+def _shards(options: argparse.Namespace) -> int:
+    from searle_lib.study import parts
+
+    print(parts.compute(options.params, options.part, options.of, options.overrides))
     return 0
 
 

@@ -110,7 +110,7 @@ def encode(
         return {"vectors": vectors}
 
     def make(folder: Path) -> None:
-        vectors = shards.run(folder / "shards", len(ids), SHARD, work, desc=f"encoding {name}")
+        vectors = shards.run(folder / "shards", len(ids), SHARD, work, f"encoding {name}", store.executor)
         _save(folder, name, ids, vectors["vectors"], backbone)
 
     return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)

@@ -58,7 +58,7 @@ def check_images(store: Store, name: str, table: pd.DataFrame, workers: int = 2)
         return {"verdicts": torch.tensor(verdicts, dtype=torch.uint8)}
 
     def make(folder: Path) -> None:
-        verdicts = shards.run(folder / "shards", len(paths), SHARD, work, desc=f"reading {name}")
+        verdicts = shards.run(folder / "shards", len(paths), SHARD, work, f"reading {name}", store.executor)
         save_file(verdicts, folder / "verdicts.safetensors")
 
     facts = {"files": _files_fingerprint(paths), "code": code_digest(_verdict)}

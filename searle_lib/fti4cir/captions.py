@@ -205,6 +205,8 @@ def captioned_images(
     all_images = annotations.imagenet(Path(study.path(values["data_root"])))["image"]
     unlabeled = readable.unlabeled_images(study)
     reader = replace(BLIP_READER, workers=values["workers"])
+    if not Path(study.path(captions_file)).is_file():
+        study.executor.require_whole("captioning by BLIP")
     file = caption_images(study.path(captions_file), unlabeled, blip_model, caption_split, device, reader)
     captions = read(file, list(unlabeled["image"]), caption_split, list(all_images))
     return unlabeled.set_index("image").loc[list(captions.ids)].reset_index(), captions

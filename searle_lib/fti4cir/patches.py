@@ -97,7 +97,7 @@ def encode(store: Store, backbone: Backbone, name: str, table: pd.DataFrame, rea
         return {"embeddings": torch.cat([e for e, _ in parts]), "tokens": torch.cat([t.to(dtype) for _, t in parts])}
 
     def make(folder: Path) -> None:
-        shards.write(folder, len(table), SHARD, work, desc=f"patches of {name}")
+        shards.write(folder, len(table), SHARD, work, f"patches of {name}", store.executor)
 
     artefact = store.keep(f"patches/{name}", facts, make)
     rows = artefact.read(shards.memory_map)
@@ -127,10 +127,13 @@ def keep_words(
     facts = facts_of(store, backbone.exact, table) | {"network": trained.key}
     facts["code"] = code_digest(encode_patches, images.to_pixels, images.read, Fti4Cir)
 
+    def work(first: int, end: int) -> dict[str, Tensor]:
+        return vars(predict_words(backbone, trained.module, table[first:end], reader).words)
+
     def make(folder: Path) -> None:
-        predicted = predict_words(backbone, trained.module, table, reader)
-        save_file(vars(predicted.words), folder / "words.safetensors")
-        write_json(folder / IDS, predicted.ids)
+        words = shards.run(folder / "shards", len(table), SHARD, work, f"words of {name}", store.executor)
+        save_file(words, folder / "words.safetensors")
+        write_json(folder / IDS, list(table["image"]))
 
     return store.keep(f"fti-words/{name}", facts, make).read(lambda folder: load(folder, parts))
 
@@ -171,7 +174,7 @@ def predict_words(
     """
     batches = []
     for embeddings, tokens in _batches(backbone, table, reader):
-        words = model(embeddings.to(backbone.device), tokens.to(backbone.device))
+        words = model.to(backbone.device)(embeddings.to(backbone.device), tokens.to(backbone.device))
         batches.append({field: value.cpu() for field, value in vars(words).items()})
         bars.advance(len(embeddings))
     words = Words(**{field: torch.cat([batch[field] for batch in batches]) for field in batches[0]})

@@ -175,6 +175,7 @@ def train(
 
     def make(folder: Path) -> None:
         encoded = patches.encode(store, backbone, "captioned", table, data.reader)
+        store.executor.require_whole("the training of FTI4CIR's network")
         Fti4CirTraining(folder, backbone, encoded, captions, settings).run(save_every, on_epoch)
 
     return store.keep("fti4cir-training", facts, make)

@@ -22,6 +22,7 @@ from searle_lib.backbone.texts import encode_texts
 from searle_lib.ranking import search
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.tables import read_table
+from searle_lib.store import shards
 from searle_lib.store.artefacts import Store, digest, file_sha256, write_json
 from searle_lib.store.code import code_digest
 from searle_lib.store.reading import FileRefused, is_name, reads, show
@@ -29,6 +30,7 @@ from searle_lib.store.records import Study
 
 MAX_VOCABULARY = 4 << 20  # bytes; Open Images' 20,931 names have half a megabyte
 NAMES = "names.json"
+SHARD = 1024  # names
 TEMPLATES = (  # "An illustrations of" is the authors' typo, kept so that features agree with theirs
     "This is a photo of a {}",
     "This photo contains a {}",
@@ -162,9 +164,12 @@ def associate(
         facts |= {"clip": backbone.sha256, "vocabulary": vocabulary.key, "precision": backbone.precision}
         facts["code"] = code_digest(concept_embeddings, search)
 
+    def work(first: int, end: int) -> dict[str, Tensor]:
+        return {"embeddings": concept_embeddings(backbone, vocabulary.names[first:end], batch_size)}
+
     def embed(folder: Path) -> None:
-        features = concept_embeddings(backbone, vocabulary.names, batch_size)
-        save_file({"embeddings": features}, folder / "text.safetensors")
+        count, desc = len(vocabulary.names), "concept features"
+        save_file(shards.run(folder / "shards", count, SHARD, work, desc, store.executor), folder / "text.safetensors")
 
     def rank(folder: Path) -> None:
         if file:

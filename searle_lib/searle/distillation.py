@@ -85,6 +85,7 @@ def train(
 
     def make(folder: Path) -> None:
         bank = phrase_bank.prepare(store, backbone, data.phrases)
+        store.executor.require_whole("the training of φ")
         PhiTraining(folder, backbone, data, bank, settings).run(save_every, on_epoch)
 
     return store.keep("phi-training", facts, make)

@@ -107,7 +107,7 @@ def invert(
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         rows = batches.size * batches.save_every
-        words = shards.run(folder / "shards", len(images.ids), rows, work, desc=f"OTI {images.name}")
+        words = shards.run(folder / "shards", len(images.ids), rows, work, f"OTI {images.name}", store.executor)
         save_file(words, folder / "oti.safetensors")
         _write_ids(folder, images, history_steps(settings.steps))
 

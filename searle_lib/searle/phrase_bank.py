@@ -156,7 +156,7 @@ def prepare(store: Store, backbone: Backbone, phrases: Phrases, batch_size: int 
         return size.attempt(lambda count: encode_phrases(backbone, texts, concepts, count))
 
     def make(folder: Path) -> None:
-        shards.write(folder, len(phrases.texts), SHARD, work, desc="phrase features")
+        shards.write(folder, len(phrases.texts), SHARD, work, "phrase features", store.executor)
 
     facts = {"phrases": phrases.key, "clip": backbone.sha256, "precision": backbone.precision}
     facts["code"] = code_digest(encode_phrases)

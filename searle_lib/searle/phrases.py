@@ -70,6 +70,33 @@ class Phrases:
         return pd.DataFrame({"concept": np.repeat(self.concepts, np.diff(self.starts)), "phrase": self.texts})
 
 
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, loaded where it writes; a worker of another process loads its own.
+
+    Args:
+        name: a folder, or a name on the hub.
+        device: where it runs.
+        identity: what stands for it in a key.
+    """
+
+    name: str
+    device: str
+    identity: str
+
+    @cached_property
+    def loaded(self) -> tuple:
+        """The model and its tokenizer. Raises as `load_language_model` does, and ValueError if it is another one."""
+        if _identity(self.name) != self.identity:
+            raise ValueError(
+                f"language_model {self.name} has other files here; copy the notebook's folder to this place."
+            )
+        return load_language_model(self.name, self.device)
+
+    def __reduce__(self) -> tuple:
+        return LanguageModel, (self.name, self.device, self.identity)
+
+
 def generate(
     store: Store,
     vocabulary: Vocabulary,
@@ -98,25 +125,24 @@ def generate(
     if phrases_file:
         return _import_file(store, vocabulary, phrases_file)
     names = tuple(dict.fromkeys(vocabulary.names))  # Open Images has some names twice
-    facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": _identity(language_model)}
+    model = LanguageModel(language_model, device, _identity(language_model))
+    facts = asdict(settings) | {"vocabulary": vocabulary.key, "language_model": model.identity}
     facts["code"] = code_digest(sample, clean)
 
     def make(folder: Path) -> None:
-        model, tokenizer = load_language_model(language_model, device)
         size = BatchSize(batch_size, "phrase_batch_size")
 
         def work(first: int, end: int) -> dict[str, Tensor]:
-            parts = size.over(
-                first, end, lambda rows: sample(model, tokenizer, names[rows.start : rows.stop], settings)
-            )
+            parts = size.over(first, end, lambda rows: sample(*model.loaded, names[rows.start : rows.stop], settings))
             return {"ids": torch.cat(list(parts))}
 
-        ids = shards.run(folder / "shards", len(names), batch_size, work, desc="phrases")["ids"]
+        ids = shards.run(folder / "shards", len(names), batch_size, work, "phrases", store.executor)["ids"]
+        network, tokenizer = model.loaded
         texts = [clean(text) for text in tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)]
         concepts = np.repeat(names, settings.phrases_per_concept)
         pd.DataFrame({"concept": concepts, "phrase": texts}).to_parquet(folder / "phrases.parquet", index=False)
         write_json(
-            folder / "model.json", {"name": language_model, "commit": getattr(model.config, "_commit_hash", None)}
+            folder / "model.json", {"name": language_model, "commit": getattr(network.config, "_commit_hash", None)}
         )
 
     return store.keep("phrases", facts, make).read(load)

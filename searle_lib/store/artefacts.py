@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from searle_lib.store import bars, contents
+from searle_lib.store.executors import SERIAL, Executor, Part
 from searle_lib.store.files import (
     DISK_FULL,
     TEMPORARY,
@@ -123,10 +124,12 @@ class Store:
     Args:
         root: the folder.
         notebook: the notebook that makes the artefacts, "" outside of a notebook. Manifests name it.
+        executor: computes what is cut into shards.
     """
 
     root: Path
     notebook: str = ""
+    executor: Executor = SERIAL
 
     def keep(self, name: str, facts: dict, make: Callable[[Path], None]) -> Artefact:
         """Return the artefact with this name and these facts; build it with `make(folder)` if it does not exist.
@@ -141,6 +144,8 @@ class Store:
         artefact = Artefact(self.root / f"{name}-{key}", key, self.root)
         if self._is_whole(artefact):
             return artefact
+        if isinstance(self.executor, Part):
+            return self._build_aside(self.executor, artefact, name, facts, make)
         with refuse_unwritable(self.root, name, "artefact_root"):
             artefact.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.lock(key)):
@@ -163,8 +168,22 @@ class Store:
             artefact.require_whole()
         return artefact.folder.exists() and not artefact.damaged_files()
 
+    def _build_aside(
+        self, job: Part, artefact: Artefact, name: str, facts: dict, make: Callable[[Path], None]
+    ) -> Artefact:
+        """Build an artefact for this process alone; only its shards belong to the store."""
+        own = Artefact(job.root / artefact.folder.relative_to(self.root), artefact.key, job.root)
+        if not (own.folder / MANIFEST).exists():
+            job.shared[own.folder] = _partial(artefact)
+            own.folder.mkdir(parents=True, exist_ok=True)
+            make(own.folder)
+            for shard in _partial(artefact).glob("rows-*.safetensors"):
+                (own.folder / shard.name).symlink_to(shard.absolute())
+            _seal(own.folder, {"name": name, "key": own.key, "notebook": self.notebook, "facts": facts})
+        return own
+
     def _build(self, artefact: Artefact, name: str, facts: dict, make: Callable[[Path], None]) -> None:
-        partial = artefact.folder.with_name(artefact.folder.name + PARTIAL)
+        partial = _partial(artefact)
         if artefact.folder.exists():
             _take_apart(artefact, partial)
         partial.mkdir(exist_ok=True)
@@ -188,6 +207,10 @@ class Store:
 def digest(facts: object) -> str:
     """Return a hash of facts that JSON can hold, as ten hexadecimal digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _partial(artefact: Artefact) -> Path:
+    return artefact.folder.with_name(artefact.folder.name + PARTIAL)
 
 
 def _take_apart(artefact: Artefact, partial: Path) -> None:

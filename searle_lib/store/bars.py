@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from searle_lib.store.executors import PartComputed
+
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
@@ -36,6 +38,7 @@ class ReportedBar:
         total: how many rows there are.
         n: how many are done.
         initial: how many of these an earlier run has done.
+        workers: how many workers compute, "" without an executor that has some.
         seconds: from the opening of the bar until it moved last, less the seconds of bars that were opened meanwhile.
         start_t: when it was opened.
     """
@@ -44,6 +47,7 @@ class ReportedBar:
     total: int
     n: int
     initial: int
+    workers: str = ""
     seconds: float = 0.0
     start_t: float = field(default_factory=time.monotonic)
     _written: float = 0.0
@@ -59,6 +63,11 @@ class ReportedBar:
     def set_description_str(self, desc: str) -> None:
         """Change what the bar counts."""
         self.desc = desc
+        _write(self)
+
+    def set_postfix_str(self, workers: str) -> None:
+        """Change what stands behind the numbers."""
+        self.workers = workers
         _write(self)
 
     def __enter__(self) -> "ReportedBar":
@@ -108,15 +117,22 @@ def over_lists(desc: str, sizes: Mapping[str, int], compute: Callable[[str], Res
 
     Returns:
         The results by name.
+
+    Raises PartComputed, if a job of an array has computed its part of each list.
     """
-    results, end = {}, 0
+    results, end, parts = {}, 0, []
     with bar(sum(sizes.values()), desc) as stage:
         for name, size in sizes.items():
             stage.set_description_str(f"{desc} {name}")
-            results[name] = compute(name)
+            try:
+                results[name] = compute(name)
+            except PartComputed as computed:
+                parts.append(str(computed))
             end += size
             _skip(stage, end - stage.n)
         stage.set_description_str(desc)
+    if parts:
+        raise PartComputed("\n".join(parts))
     return results
 
 
@@ -124,6 +140,18 @@ def advance(count: int) -> None:
     """Move the innermost open bar, if there is one: for rows that are computed and not saved yet."""
     if _open:
         _open[-1].update(count)
+
+
+def count_workers(alive: int) -> None:
+    """Show in the innermost open bar how many workers compute."""
+    if _open:
+        _open[-1].set_postfix_str(f"{alive} worker{'s' * (alive != 1)}")
+
+
+def take_notes() -> list[str]:
+    """Return the sentences of `say` since the last call: a worker hands them to its driver, which says them."""
+    notes, _report["notes"] = _report["notes"], []
+    return notes
 
 
 def say(sentence: str) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 STORAGE_MODULES = (  # decide how results are stored, and not what the results are
     *("store.artefacts", "store.bars", "store.batches", "store.checkpoints", "store.code", "store.contents"),
-    *("store.files", "store.records", "store.shards", "store.tensors", "releases.downloads"),
+    *("store.executors", "store.files", "store.ray_cluster", "store.ray_worker", "store.records", "store.shards"),
+    *("store.tensors", "releases.downloads"),
 )
 
 

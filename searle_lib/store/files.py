@@ -54,7 +54,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Raises Unwritable if the disk is full or the folder may not be written.
     """
-    temporary = path.with_name(f"{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = temporary_name(path)
     with refuse_unwritable(path.parent, path.name, "artefact_root and report_root"):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent)
@@ -86,6 +86,11 @@ def refuse_unwritable(folder: Path, name: str, parameters: str) -> Iterator[None
         if not sentence:
             raise
         raise Unwritable(sentence) from cause
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside a file that no other process uses. Such files of processes that have ended are removed."""
+    return path.with_name(f"{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def flush(path: Path) -> None:

@@ -8,13 +8,16 @@ remedy. What fails after the reading is a mistake of this library, and shows as 
 import contextlib
 import functools
 import json
+import linecache
 import reprlib
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
+PACKAGE = Path(__file__).parents[1]
 MAX_BYTES = 1 << 33  # of any file
 MAX_VALUES = 5_000_000  # of a JSON file; COCO's list of images has 1.5 million
 MAX_DEPTH = 64  # of lists and objects in a JSON file
@@ -141,3 +144,12 @@ def _distinct(pairs: list[tuple]) -> dict:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}, which is no number of JSON")
+
+
+def is_refusal(trace: TracebackType) -> bool:
+    """Return whether an error was raised by a `raise` statement of this library."""
+    while trace.tb_next:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename
+    in_library = Path(file).is_relative_to(PACKAGE)
+    return in_library and linecache.getline(file, trace.tb_lineno).lstrip().startswith("raise")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, digest, write_json
+from searle_lib.store.executors import Executor
 
 FOLDER, EARLIER = "records", "earlier"
 
@@ -94,8 +95,13 @@ class Study:
         finally:
             self._making = not outermost
         if outermost:
-            self.made[name] = str(artefact.folder.relative_to(self.store.root))
+            self.made[name] = f"{name}-{artefact.key}"
         return artefact
+
+    @property
+    def executor(self) -> Executor:
+        """What computes shards, as `Store.executor`."""
+        return self.store.executor
 
     def hash_files(self, paths: Sequence[Path]) -> list[str]:
         """Return the sha256 of each file, as `Store.hash_files` does."""
@@ -173,6 +179,7 @@ class Study:
         The notebook's earlier record is withdrawn first. So if this run stops between two files, no record vouches for
         files of different runs.
         """
+        self.executor.require_whole(f"what {self.notebook} reports")
         file = self._file(self.notebook)
         earlier = self._load(file)
         if earlier:

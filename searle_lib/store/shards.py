@@ -1,12 +1,14 @@
 """Long computations over many rows, cut into shards of consecutive rows.
 
-`run` and `write` call a function for one range of rows after another and save each result as a shard. A shard is
+`run` and `write` let an executor call a function for ranges of rows, and each result is saved as a shard. A shard is
 complete or absent, so an interrupted computation continues with the rows that are not finished. The name of a shard's
 file holds its rows and no number, so a later run may use another shard size.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,21 +16,50 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from searle_lib.store import bars, tensors
+from searle_lib.store.executors import SERIAL, Executor, Range
 
 Work = Callable[[int, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards in a folder, as an executor saves them."""
+
+    folder: Path
+
+    def file(self, first: int, end: int) -> Path:
+        """Return the file of a range of rows."""
+        return self.folder / f"rows-{first:09d}-{end:09d}.safetensors"
+
+    def has(self, first: int, end: int) -> bool:
+        """Return whether a range is saved."""
+        return self.file(first, end).is_file()
+
+    def __call__(self, result: dict[str, Tensor], first: int, end: int) -> None:
+        """Save the tensors of a range. The file is complete or absent."""
+        tensors.save(result, self.file(first, end))
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of a tensor [N, ...] whose shards stay in their files, mapped into memory and read on demand.
 
+    Another process gets the name of the folder, and maps the files itself.
+
     Args:
+        folder: of the shards.
+        name: of the tensor.
         starts: [S + 1] int64, the first row of each shard, then N.
         parts: the S shards.
     """
 
+    folder: Path
+    name: str
     starts: Tensor
     parts: tuple[Tensor, ...]
+
+    def __reduce__(self) -> tuple:
+        return _rows_of, (self.folder, self.name)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -43,7 +74,9 @@ class Rows:
         return values
 
 
-def run(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> dict[str, Tensor]:
+def run(
+    folder: Path, rows: int, size: int, work: Work, desc: str = "", executor: Executor = SERIAL
+) -> dict[str, Tensor]:
     """Compute tensors over all rows and return them, in row order.
 
     Args:
@@ -52,24 +85,25 @@ def run(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> dict[
         size: rows per shard.
         work: `work(first, end)` returns the tensors of a range, each with end - first rows.
         desc: the name of the progress bar; the rows move the bar of the stage if it has this name.
+        executor: computes the ranges.
     """
-    write(folder, rows, size, work, desc)
-    parts = [load_file(path) for path, _, _ in _shards(folder)]
+    write(folder, rows, size, work, desc, executor)
+    parts = [load_file(path) for path, _, _ in _shards(executor.place(folder))]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def write(folder: Path, rows: int, size: int, work: Work, desc: str = "") -> None:
+def write(folder: Path, rows: int, size: int, work: Work, desc: str = "", executor: Executor = SERIAL) -> None:
     """Compute as `run` does, but return nothing: for tensors too large for memory. `memory_map` reads the shards."""
-    folder.mkdir(parents=True, exist_ok=True)
-    finished = _discard_damaged(folder, rows)
+    save = Shards(executor.place(folder))
+    save.folder.mkdir(parents=True, exist_ok=True)
+    finished = _discard_damaged(save.folder, rows)
     with bars.bar(rows, desc, sum(end - first for first, end in finished)) as bar:
-        for first, end in _gaps(finished, rows):
-            for start in range(first, end, size):
-                stop = min(start + size, end)
+        done = bar.n
+        with closing(executor.map(work, _ranges(finished, rows, size), save)) as computed:
+            for (first, end), _ in computed:
+                bar.update(done + end - first - bar.n)  # less the rows that `work` itself has reported
                 done = bar.n
-                tensors.save(work(start, stop), folder / f"rows-{start:09d}-{stop:09d}.safetensors")
-                bar.update(done + stop - start - bar.n)  # less the rows that `work` itself has reported
-                bars.log(f"{desc}: saved rows {start:,} to {stop - 1:,} of {rows:,}")
+                bars.log(f"{desc}: saved rows {first:,} to {end - 1:,} of {rows:,}")
 
 
 def memory_map(folder: Path) -> dict[str, Rows]:
@@ -77,7 +111,19 @@ def memory_map(folder: Path) -> dict[str, Rows]:
     shards = _shards(folder)
     starts = torch.tensor([first for _, first, _ in shards] + [shards[-1][2]])
     parts = [load_file(path) for path, _, _ in shards]
-    return {name: Rows(starts, tuple(part[name] for part in parts)) for name in parts[0]}
+    return {name: Rows(folder, name, starts, tuple(part[name] for part in parts)) for name in parts[0]}
+
+
+@lru_cache(maxsize=4)
+def _mapped(folder: Path) -> dict[str, Rows]:
+    return memory_map(folder)
+
+
+def _rows_of(folder: Path, name: str) -> Rows:
+    """Return the rows of a tensor in the process of a worker. Raises FileNotFoundError if the folder is not here."""
+    if not _shards(folder):
+        raise FileNotFoundError(f"{folder} has no shards here; put artefact_root on a disk that all nodes share.")
+    return _mapped(folder)[name]
 
 
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:
@@ -85,7 +131,7 @@ def _shards(folder: Path) -> list[tuple[Path, int, int]]:
     return sorted((path, *map(int, path.stem.split("-")[1:])) for path in folder.glob("rows-*-*.safetensors"))
 
 
-def _discard_damaged(folder: Path, rows: int) -> list[tuple[int, int]]:
+def _discard_damaged(folder: Path, rows: int) -> list[Range]:
     """Remove shards that cannot be read or do not hold the rows of their name; return the rows of the others."""
     finished, done = [], 0
     for path, first, end in _shards(folder):
@@ -98,7 +144,8 @@ def _discard_damaged(folder: Path, rows: int) -> list[tuple[int, int]]:
     return finished
 
 
-def _gaps(finished: list[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
+def _ranges(finished: list[Range], rows: int, size: int) -> list[Range]:
+    """Return the ranges of at most `size` rows that are not finished."""
     edges = [0, *(edge for shard in finished for edge in shard), rows]
-    pairs = zip(edges[::2], edges[1::2], strict=True)
-    return [(first, end) for first, end in pairs if first < end]
+    gaps = zip(edges[::2], edges[1::2], strict=True)
+    return [(start, min(start + size, end)) for first, end in gaps for start in range(first, end, size)]

@@ -25,14 +25,16 @@ from searle_lib.store.limits import PositiveInt, Seed
 from searle_lib.store.reading import FileRefused, one_sentence, printable, reads, show
 
 Value = str | int | float | bool | list
-COMMON = ("study", "data_root", "artefact_root", "report_root", "seed", "device", "workers")
+EXECUTION = ("executor", "ray_address", "ray_gpus")
+COMMON = ("study", "data_root", "artefact_root", "report_root", "seed", "device", "workers", *EXECUTION)
 PLACES = ("study", "data_root", "artefact_root", "report_root")
 SPEED = (  # change the speed of a notebook or its intermediate files, and no result
     *("device", "workers", "image_batch_size", "text_batch_size", "phrase_batch_size"),
-    *("oti_batch_size", "oti_save_every", "phi_save_every"),
+    *("oti_batch_size", "oti_save_every", "phi_save_every", *EXECUTION),
 )
 CHOICES = {  # where the allowed values are listed; imported only when a value has to be checked
     "world": "study.workspace:WORLDS",
+    "executor": "store.executors:EXECUTORS",
     "preprocess": "data.images:PREPROCESSINGS",
     "precision": "backbone.model:PRECISIONS",
     "datasets": "data.benchmarks:PROTOCOLS",
@@ -54,6 +56,7 @@ LIMITS = {  # of parameters of no stage; another integer is a count
     "seed": Seed,
     "seeds": list[Seed],
     "workers": Annotated[int, Field(gt=0, le=256)],
+    "ray_gpus": Annotated[float, Field(gt=0, le=8)],
 }
 MOST = 2**31 - 1  # of anything that is counted
 SMALLEST = 1e-12  # beside 0; single precision computes with nothing smaller, or larger than its inverse

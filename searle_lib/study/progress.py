@@ -128,7 +128,7 @@ def describe(bar: dict, ended: bool = False) -> str:
         parts.append(_rate(computed / seconds))
         remaining = (bar["total"] - bar["n"]) * seconds / computed
         parts.append(f"took {_duration(seconds)}" if ended else f"{_duration(remaining)} left")
-    return "  ".join(parts)
+    return "  ".join([*parts, *filter(None, [bar.get("workers")])])
 
 
 def _rate(each_second: float) -> str:

@@ -5,7 +5,6 @@ which takes seconds in every kernel.
 """
 
 import ast
-import linecache
 import os
 import platform
 import resource
@@ -19,13 +18,15 @@ from pathlib import Path
 from types import TracebackType
 
 from searle_lib.reporting import stale_pages
-from searle_lib.store import code
+from searle_lib.store import code, executors
 from searle_lib.store.artefacts import Store
+from searle_lib.store.reading import is_refusal
 from searle_lib.store.records import FOLDER, Record, Study
 from searle_lib.study import parameters
 
 WORLDS = ("miniature", "real")
 MINIATURE_ROOT = "data/mini"  # the default data_root, where the miniature world is drawn
+JOB = "job_of_array"  # the variable that holds the executor of a job
 INJECTED_HEADER = "# Parameters"  # the first line of the cell that papermill adds to set values
 SHOWN_VERSIONS = ("torch", "clip-anytorch", "transformers", "pandas")
 
@@ -57,6 +58,8 @@ class OpenStudy(Study):
 
         Raises ValueError if a parameter was changed after the notebook began.
         """
+        self.executor.require_whole(f"the record of {self.notebook}")
+        self.executor.close()
         current = _checked_values(self.notebook, self.namespace, self.declarations)
         changes = [name for name in self.values if current[name] != self.values[name]]
         if changes:
@@ -114,7 +117,7 @@ def open_study(notebook: str, namespace: dict) -> OpenStudy:
     study = OpenStudy(
         name,
         root,
-        Store(artefacts, notebook),
+        Store(artefacts, notebook, namespace.get(JOB) or executors.of_parameters(values)),
         reports / name,
         notebook,
         parameters.result_parameters(values),
@@ -182,15 +185,6 @@ def project_root() -> Path:
     current = Path.cwd()
     folders = (folder for folder in (current, *current.parents) if (folder / "notebooks").is_dir())
     return next((folder for folder in folders if (folder / "params").is_dir()), current)
-
-
-def is_refusal(trace: TracebackType) -> bool:
-    """Return whether an error was raised by a `raise` statement of this library."""
-    while trace.tb_next:
-        trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename
-    in_library = Path(file).is_relative_to(code.PACKAGE)
-    return in_library and linecache.getline(file, trace.tb_lineno).lstrip().startswith("raise")
 
 
 def _folders(root: Path, values: Mapping) -> tuple[Path, Path]:

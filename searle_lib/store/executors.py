@@ -1,0 +1,123 @@
+"""Who computes the row ranges of a stage: this process, the workers of a Ray cluster, or one job of an array.
+
+A stage hands `shards` a function `work(first, end)` and does not know who calls it. Every executor gets the same ranges
+and the same function, so the shards hold the same bytes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+Range = tuple[int, int]  # the first row, and the one after the last
+Work = Callable[[int, int], Any]
+
+EXECUTORS = ("serial", "ray")
+
+
+class PartComputed(RuntimeError):
+    """A job of an array has computed its part; the sentence says what comes next."""
+
+
+class Save(Protocol):
+    """Where results are saved: a folder of shards."""
+
+    folder: Path
+
+    def __call__(self, result: Any, first: int, end: int) -> None:
+        """Save the result of a range. It is complete or absent."""
+
+    def has(self, first: int, end: int) -> bool:
+        """Return whether the result of a range is saved."""
+
+
+class Executor(Protocol):
+    """Computes ranges of rows."""
+
+    def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
+        """Yield each range with work(first, end), in any order; with None, as soon as `save` has saved the result."""
+
+    def place(self, folder: Path) -> Path:
+        """Return where the shards of a folder are."""
+
+    def require_whole(self, what: str) -> None:
+        """Raise PartComputed if this process computes no more than a part of a stage; `what` cannot be cut."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+@dataclass(frozen=True)
+class Serial:
+    """Computes in this process, one range after another."""
+
+    def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
+        for first, end in ranges:
+            result = work(first, end)
+            if save:
+                save(result, first, end)
+            yield (first, end), None if save else result
+
+    def place(self, folder: Path) -> Path:
+        return folder
+
+    def require_whole(self, what: str) -> None:
+        """Accept everything."""
+
+    def close(self) -> None:
+        """There are no workers."""
+
+
+SERIAL = Serial()
+
+
+@dataclass(frozen=True)
+class Part(Serial):
+    """Computes one of several parts of the shards, and nothing else: a job of an array.
+
+    The jobs share no lock. Each builds what it needs in a folder of its own, and adds its shards to those of the store.
+
+    Args:
+        part: which part, from 1.
+        of: how many parts there are.
+        root: the folder of what this job builds for itself.
+        shared: the folder of the store for each folder below `root`; its shards belong to all jobs.
+    """
+
+    part: int
+    of: int
+    root: Path
+    shared: dict[Path, Path] = field(default_factory=dict)
+
+    def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
+        if save is None:
+            yield from super().map(work, ranges)
+            return
+        size = max((end - first for first, end in ranges), default=1)
+        own = [(first, end) for first, end in ranges if first // size % self.of == self.part - 1]
+        for first, end in own:
+            if not save.has(first, end):
+                save(work(first, end), first, end)
+            yield (first, end), None
+        missing = sum(not save.has(first, end) for first, end in ranges)
+        if missing:
+            raise PartComputed(
+                f"part {self.part} of {self.of} of {save.folder} is computed ({len(own):,} shards); the other jobs "
+                f"have {missing:,} shards left. Run the study when they are done."
+            )
+
+    def place(self, folder: Path) -> Path:
+        own = next(own for own in (folder, *folder.parents) if own in self.shared)
+        return self.shared[own] / folder.relative_to(own)
+
+    def require_whole(self, what: str) -> None:
+        raise PartComputed(f"{what} is not cut into parts, and no shard before it is missing; run the study.")
+
+
+def of_parameters(values: Mapping[str, Any]) -> Executor:
+    """Return the executor that a notebook's parameters name."""
+    if values.get("executor", "serial") == "serial":
+        return SERIAL
+    from searle_lib.store.ray_cluster import Ray  # an optional package
+
+    return Ray(values["ray_address"], values["ray_gpus"], values["device"])

@@ -1,0 +1,123 @@
+"""The worker of a Ray cluster: an actor that computes ranges of rows, and what it gets from the notebook's kernel.
+
+The function of a stage travels without weights: a `Backbone` loads its CLIP again on the worker and compares the hash,
+and the rows of a phrase bank travel as the name of their folder.
+"""
+
+import hashlib
+import io
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import cloudpickle
+from torch import Tensor
+
+from searle_lib.store import bars
+from searle_lib.store.executors import Save, Work
+from searle_lib.store.reading import PACKAGE, is_refusal
+
+VERSIONS = ("torch", "torchvision", "clip-anytorch", "transformers", "numpy", "pillow")  # that decide bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker computes.
+
+    Args:
+        work: the function of the stage.
+        save: saves a result; None if the results go to the kernel.
+        probe: a file that a worker sees if it shares the kernel's disk; then it saves its results itself.
+    """
+
+    work: Work
+    save: Save | None
+    probe: Path | None
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a worker hands back for a range.
+
+    Args:
+        result: what the function returned, unless the worker has saved it.
+        is_saved: whether it has.
+        notes: the sentences that were said on the way.
+        refusal: the class and the sentence of an error that this library raised on purpose.
+    """
+
+    result: Any = None
+    is_saved: bool = False
+    notes: tuple[str, ...] = ()
+    refusal: tuple[type[Exception], str] | None = None
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"health": 1})
+class Computer:
+    """The actor of a worker."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self.reference: ray.ObjectRef | None = None
+        self.task: Task | None = None
+        self.writing_since: float | None = None
+
+    def greet(self) -> dict[str, str]:
+        """Return the name of the node, and the versions of what decides bytes."""
+        return {"place": ray.util.get_node_ip_address(), **versions()}
+
+    def compute(self, task: list[ray.ObjectRef], first: int, end: int) -> Computed:
+        """Compute a range, and save it if that can be done here. `task` holds the one reference of the task."""
+        try:
+            if task[0] != self.reference:
+                torch.set_num_threads(self.threads)
+                self.task = None  # frees the memory of the one before
+                self.task, self.reference = cloudpickle.loads(ray.get(task[0])), task[0]
+            return replace(self._compute(self.task, first, end), notes=tuple(bars.take_notes()))
+        except Exception as problem:
+            if not is_refusal(problem.__traceback__):
+                raise
+            return Computed(notes=tuple(bars.take_notes()), refusal=(type(problem), str(problem)))
+
+    def _compute(self, task: Task, first: int, end: int) -> Computed:
+        if task.save is None or not task.probe.exists():
+            return Computed(task.work(first, end))
+        if not task.save.has(first, end):  # else a worker died when it had saved this
+            result = task.work(first, end)
+            self.writing_since = time.monotonic()
+            task.save(result, first, end)
+            self.writing_since = None
+        return Computed(is_saved=True)
+
+    @ray.method(concurrency_group="health")
+    def writing(self) -> float:
+        """Return for how many seconds a shard has been written."""
+        return time.monotonic() - self.writing_since if self.writing_since else 0.0
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Pickles tensors of a GPU as tensors of the CPU: a worker moves them to its own."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if type(thing) is Tensor and thing.device.type != "cpu":
+            return thing.cpu().__reduce_ex__(self.proto)
+        return super().reducer_override(thing)
+
+
+def pickle(task: Task) -> bytes:
+    """Return a task as bytes that any node of the cluster can read."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(task)
+    return buffer.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide bytes, and a hash of this library's files."""
+    total = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        total.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
+    return {name: version(name) for name in VERSIONS} | {"searle_lib": total.hexdigest()[:10]}
