@@ -76,10 +76,10 @@ def make_project(folder, world):
     return folder
 
 
-def environment(project):
-    """The environment of a command in a project: every optional package is hidden from it and from its kernels."""
+def environment(project, hidden=OPTIONAL):
+    """The environment of a command in a project: some packages are hidden from it and from its kernels."""
     (project / "hidden").mkdir(exist_ok=True)
-    hide = f"import sys\nfor name in {OPTIONAL}: sys.modules[name] = None\n"
+    hide = f"import sys\nfor name in {hidden}: sys.modules[name] = None\n"
     (project / "hidden" / "sitecustomize.py").write_text(hide)
     return os.environ | {"COLUMNS": "200", "PYTHONPATH": str(project / "hidden")}
 

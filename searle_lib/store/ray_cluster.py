@@ -30,7 +30,7 @@ from searle_lib.store.ray_worker import Computer, Task, pickle, versions
 IN_FLIGHT = 2  # ranges of a worker: one that it computes, and one that waits for it
 TRIES = 3  # workers that may die over a range
 LOOK_EVERY = 1.0  # seconds between two looks at the nodes
-WAIT_FOR_DISK = 60.0  # seconds that the writing of a shard may take
+SLOW_DISK, LOST_DISK = 60.0, 600.0  # seconds that the writing of a shard may take before a line, and the end
 WAIT_FOR_WORKER = 60.0  # seconds without any worker before a stage gives up
 
 
@@ -52,18 +52,17 @@ class Ray:
     def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
         if not ranges:
             return
-        self._connect()
+        self.connect()
         probe = save and temporary_name(save.folder / "is-shared")
         if probe:
             probe.touch()
         try:
             yield from _Map(self, pickle(Task(work, save, probe)), ranges, save).run()
         except BaseException:
-            self.close()  # the workers compute on, and nobody waits for them
-            raise
-        finally:
-            if probe:
-                probe.unlink(missing_ok=True)
+            self.close()  # else the workers would compute on
+            raise  # the probe stays, since its disk may be what failed; the next run removes it
+        if probe:
+            probe.unlink(missing_ok=True)
 
     def place(self, folder: Path) -> Path:
         return folder
@@ -87,9 +86,10 @@ class Ray:
                 "again: finished shards are kept."
             ) from None
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
         if ray.is_initialized():
             return
+        ray._private.worker.print_to_stdstream = lambda *line, **more: None  # raylets' own logs are not for a notebook
         own = {"num_cpus": os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(
@@ -282,17 +282,20 @@ class _Map:
                 )
 
     def _require_writing(self, worker: _Worker) -> None:
-        """Raise Unwritable if a worker has been writing a shard for too long: then its disk does not answer."""
+        """Say that a worker has been writing a shard for long; raise Unwritable if that is too long."""
         if worker.writing is not None and ray.wait([worker.writing], timeout=0)[0]:
             try:
                 seconds = ray.get(worker.writing)
             except RayError:  # the worker died, and its ranges tell
                 seconds = 0
             worker.writing = None
-            if seconds > WAIT_FOR_DISK:
+            if seconds > SLOW_DISK and worker.place not in self.said:
+                self.said.add(worker.place)
+                bars.say(f"node {worker.place} has been writing a shard for {seconds:.0f} s: does its disk answer?")
+            if seconds > LOST_DISK:
                 raise Unwritable(
-                    f"node {worker.place} has been writing a shard to {self.save.folder} for {seconds:.0f} s; its disk "
-                    "does not answer. Mend it, and run the study again: finished shards are kept."
+                    f"node {worker.place} has been writing a shard to {self.save.folder} for {seconds:.0f} s; mend its "
+                    "disk, and run the study again: finished shards are kept."
                 )
-        elif worker.writing is None and worker.flights and time.monotonic() > worker.asked + WAIT_FOR_DISK:
+        elif worker.writing is None and worker.flights and time.monotonic() > worker.asked + SLOW_DISK:
             worker.writing = worker.actor.writing.remote()
