@@ -9,8 +9,8 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ class Backbone:
         device: where the model is.
         precision: the type that the towers compute in, a key of PRECISIONS.
         preprocess: how images become pixels, one of images.PREPROCESSINGS.
-        load: loads this CLIP again; a worker of another process gets this call, and not the weights.
+        source: what `load_clip` got; a worker of another process gets this, and not the weights.
     """
 
     name: str
@@ -53,10 +53,10 @@ class Backbone:
     device: torch.device
     precision: str = "float32"
     preprocess: str = "targetpad"
-    load: partial | None = field(default=None, compare=False)
+    source: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple:
-        return _load_same, (self.load, self.sha256)
+        return _load_same, (self.source, self.sha256)
 
     @property
     def loss_scale(self) -> float:
@@ -176,9 +176,9 @@ def load_clip(name: str, device: str = "cpu", precision: str = "float32", prepro
             "again, or correct clip_model."
         ) from problem
     model = model.float().eval().requires_grad_(False).to(torch_device)
-    load = partial(load_clip, name, device, precision, preprocess)
+    source = (name, torch_device.type, precision, preprocess)
     title = name if published else path.stem
-    return Backbone(title, file_sha256(path), model, torch_device, precision, preprocess, load)
+    return Backbone(title, file_sha256(path), model, torch_device, precision, preprocess, source)
 
 
 def keep_clip(study: Study, backbone: Backbone) -> None:
@@ -204,12 +204,12 @@ def read_clip(study: Study, device: str) -> Backbone:
 
 
 @lru_cache(maxsize=1)
-def _load_same(load: partial, sha256: str) -> Backbone:
+def _load_same(source: tuple[str, ...], sha256: str) -> Backbone:
     """Load, in the process of a worker, the CLIP that the driver has. Raises ValueError if its weights differ."""
-    backbone = load()
+    backbone = load_clip(*source)
     if backbone.sha256 != sha256:
         raise ValueError(
-            f"clip_model {load.args[0]} has other weights here (sha256 {backbone.sha256[:12]}, not {sha256[:12]}); "
+            f"clip_model {source[0]} has other weights here (sha256 {backbone.sha256[:12]}, not {sha256[:12]}); "
             "copy the file that the notebook uses to this place."
         )
     return backbone

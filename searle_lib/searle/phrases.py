@@ -94,7 +94,7 @@ class LanguageModel:
         return load_language_model(self.name, self.device)
 
     def __reduce__(self) -> tuple:
-        return LanguageModel, (self.name, self.device, self.identity)
+        return LanguageModel, (self.name, self.device.partition(":")[0], self.identity)
 
 
 def generate(

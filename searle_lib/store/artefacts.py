@@ -27,6 +27,7 @@ from searle_lib.store.files import (
     file_sha256,
     flush,
     refuse_unwritable,
+    remove_abandoned,
     write_json,
 )
 
@@ -145,6 +146,8 @@ class Store:
         if self._is_whole(artefact):
             return artefact
         if isinstance(self.executor, Part):
+            if artefact.folder.exists():
+                artefact.require_whole()  # only the study makes a damaged one again
             return self._build_aside(self.executor, artefact, name, facts, make)
         with refuse_unwritable(self.root, name, "artefact_root"):
             artefact.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +190,8 @@ class Store:
         if artefact.folder.exists():
             _take_apart(artefact, partial)
         partial.mkdir(exist_ok=True)
-        for file in partial.rglob(f"*{TEMPORARY}"):  # this process alone builds here
-            file.unlink()
+        for folder in (partial, partial / "shards"):
+            remove_abandoned(folder)
         try:
             if Artefact(partial, artefact.key, self.root).damaged_files():  # else it was complete but for its name
                 make(partial)
@@ -231,6 +234,7 @@ def _seal(folder: Path, manifest: dict) -> None:
     """Flush every file of a folder to disk, and write the manifest with the size and sha256 of each."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
     files = [path for path in files if path.relative_to(folder).parts[0] not in UNFINISHED]
+    files = [path for path in files if path.suffix != TEMPORARY]  # of a worker that died on another machine
     with ThreadPoolExecutor(contents.THREADS) as pool:
         list(pool.map(flush, files))
         hashes = list(pool.map(file_sha256, files))

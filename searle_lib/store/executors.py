@@ -20,9 +20,10 @@ class PartComputed(RuntimeError):
 
 
 class Save(Protocol):
-    """Where results are saved: a folder of shards."""
+    """Where results are saved: a folder of shards of `size` rows."""
 
     folder: Path
+    size: int
 
     def __call__(self, result: Any, first: int, end: int) -> None:
         """Save the result of a range. It is complete or absent."""
@@ -93,8 +94,7 @@ class Part(Serial):
         if save is None:
             yield from super().map(work, ranges)
             return
-        size = max((end - first for first, end in ranges), default=1)
-        own = [(first, end) for first, end in ranges if first // size % self.of == self.part - 1]
+        own = [(first, end) for first, end in ranges if first // save.size % self.of == self.part - 1]
         for first, end in own:
             if not save.has(first, end):
                 save(work(first, end), first, end)
@@ -111,7 +111,7 @@ class Part(Serial):
         return self.shared[own] / folder.relative_to(own)
 
     def require_whole(self, what: str) -> None:
-        raise PartComputed(f"{what} is not cut into parts, and no shard before it is missing; run the study.")
+        raise PartComputed(f"all shards are computed, and {what} is not cut into parts; run the study.")
 
 
 def of_parameters(values: Mapping[str, Any]) -> Executor:

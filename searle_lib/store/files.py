@@ -57,7 +57,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = temporary_name(path)
     with refuse_unwritable(path.parent, path.name, "artefact_root and report_root"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent)
+        remove_abandoned(path.parent)
         try:
             yield temporary
             if durable:
@@ -131,7 +131,7 @@ def _reason(problem: BaseException, folder: Path, name: str, parameters: str) ->
 
 
 @cache
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove, once for each folder, the temporary files of processes of this machine that have ended."""
     for file in folder.glob(f"*{TEMPORARY}"):
         owner = re.search(rf"\.{HOST}-(\d+)-\w+{TEMPORARY}$", file.name)

@@ -1,13 +1,14 @@
 """Ranges of rows on the workers of a Ray cluster.
 
-A worker is an actor. It gets the function once, loads the CLIP that the function needs, and then takes one range after
-another. The notebook's kernel drives: it keeps at most two ranges in flight for each worker, gives the ranges of a dead
-worker to the others, and starts workers on nodes that join. A range is done when its shard is in place: a worker saves
-it where it sees the notebook's disk, and the kernel saves it for the others.
+A worker is an actor. It gets the function of a stage once, loads the CLIP that the function needs, and then takes one
+range after another. The notebook's kernel drives: it keeps at most two ranges in flight for each worker, gives the
+ranges of a dead worker to the others, and starts workers on nodes that join. A range is done when its shard is in
+place: a worker saves it where it sees the kernel's disk, and the kernel saves it for the others.
 """
 
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -25,13 +26,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from searle_lib.store import bars
 from searle_lib.store.executors import Range, Save, Work
 from searle_lib.store.files import Unwritable, temporary_name
-from searle_lib.store.ray_worker import Computer, Task, pickle, versions
+from searle_lib.store.ray_worker import Actor, Files, Task, pickle, versions
 
 IN_FLIGHT = 2  # ranges of a worker: one that it computes, and one that waits for it
-TRIES = 3  # workers that may die over a range
+TRIES = 3  # workers that may die over a range, or on a node before they are ready
 LOOK_EVERY = 1.0  # seconds between two looks at the nodes
-SLOW_DISK, LOST_DISK = 60.0, 600.0  # seconds that the writing of a shard may take before a line, and the end
-WAIT_FOR_WORKER = 60.0  # seconds without any worker before a stage gives up
+SLOW_DISK, LOST_DISK = 60.0, 600.0  # seconds that the saving of a shard may take before a line, and the end
+WAIT_FOR_WORKER = 300.0  # seconds without any worker before a stage gives up
+IDLE = 60.0  # seconds after which workers without work end, and free their GPUs
 
 
 @dataclass
@@ -41,13 +43,20 @@ class Ray:
     Args:
         address: host:port of the cluster; "" starts one of this machine alone, which ends with this process.
         gpus: how much of a GPU a worker takes.
-        device: the study's device. Workers are on GPUs unless it is "cpu", or the cluster has none and it is "auto".
+        device: the study's device. Workers compute on the same kind of device as the notebook.
+        workers: those that were started and have not died.
+        failures: how many workers in succession died on each node before they were ready.
+        sentences: what workers have said so far; each is said once.
     """
 
     address: str
     gpus: float
     device: str
     workers: list["_Worker"] = field(default_factory=list)
+    failures: Counter = field(default_factory=Counter)
+    sentences: set[str] = field(default_factory=set)
+    files: Any = None
+    idle: threading.Timer | None = None
 
     def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
         if not ranges:
@@ -57,12 +66,15 @@ class Ray:
         if probe:
             probe.touch()
         try:
-            yield from _Map(self, pickle(Task(work, save, probe)), ranges, save).run()
+            yield from _Stage(self, pickle(Task(work, save, probe)), ranges, save).run()
         except BaseException:
             self.close()  # else the workers would compute on
             raise  # the probe stays, since its disk may be what failed; the next run removes it
         if probe:
             probe.unlink(missing_ok=True)
+        self.idle = threading.Timer(IDLE, self.close)
+        self.idle.daemon = True
+        self.idle.start()
 
     def place(self, folder: Path) -> Path:
         return folder
@@ -71,9 +83,15 @@ class Ray:
         """Accept everything."""
 
     def close(self) -> None:
+        self.wake()
         for worker in self.workers:
             ray.kill(worker.actor)
         self.workers.clear()
+
+    def wake(self) -> None:
+        """Keep the workers that idle."""
+        if self.idle:
+            self.idle.cancel()
 
     def require_head(self) -> None:
         """Raise ConnectionError if the head of the cluster does not answer; Ray itself would wait for a minute."""
@@ -87,23 +105,22 @@ class Ray:
             ) from None
 
     def connect(self) -> None:
+        """Join the cluster, unless this process has. Raises ConnectionError."""
+        self.wake()
         if ray.is_initialized():
             return
         ray._private.worker.print_to_stdstream = lambda *line, **more: None  # raylets' own logs are not for a notebook
-        own = {"num_cpus": os.cpu_count(), "include_dashboard": False}
+        alone = {} if self.address else {"num_cpus": os.cpu_count(), "include_dashboard": False}
         try:
-            ray.init(
-                address=self.address or "local",
-                log_to_driver=False,
-                logging_level="error",
-                **({} if self.address else own),
-            )
+            ray.init(address=self.address or "local", log_to_driver=False, logging_level="error", **alone)
         except (RuntimeError, ValueError, OSError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise ConnectionError(
                 f"ray_address {self.address or 'of this machine'} cannot be joined ({reason}); start a cluster there "
                 "with `ray start --head`, or correct ray_address."
             ) from problem
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @dataclass(eq=False)
@@ -113,85 +130,91 @@ class _Worker:
     Args:
         actor: its actor.
         node: the id of its node.
-        greeting: what it says when it is ready.
-        place: the name of its node, "" before it is ready.
-        flights: the ranges that it has been asked for, in order.
-        asked: when it began with the first of these, as far as is known.
-        writing: the answer to how long it has been writing, if that was asked.
+        facts: the answer that says that it is ready.
+        place: the address of its node, "" before it is ready.
+        in_flight: the ranges that it has got, in order; it computes the first.
+        busy_since: when it began to compute that range.
+        saving: the answer to how long it has been saving a shard, if that was asked.
     """
 
     actor: Any
     node: str
-    greeting: ray.ObjectRef
+    facts: ray.ObjectRef
     place: str = ""
-    flights: dict[ray.ObjectRef, Range] = field(default_factory=dict)
-    asked: float = 0.0
-    writing: ray.ObjectRef | None = None
+    in_flight: dict[ray.ObjectRef, Range] = field(default_factory=dict)
+    busy_since: float = 0.0
+    saving: ray.ObjectRef | None = None
 
 
-class _Map:
+class _Stage:
     """The ranges of one stage on a cluster."""
 
     def __init__(self, cluster: Ray, task: bytes, ranges: Sequence[Range], save: Save | None):
         self.cluster, self.save = cluster, save
         self.task = ray.put(task)
-        self.todo, self.tries = deque(ranges), Counter()
-        self.said: set[str] = set()
+        self.pending, self.tries = deque(ranges), Counter()
         self.looked, self.alive_at = 0.0, time.monotonic()
+        for worker in cluster.workers:  # one of them may have died since the last stage
+            worker.place, worker.facts = "", worker.actor.facts.remote()
 
     def run(self) -> Iterator[tuple[Range, Any]]:
         """Yield ranges and results until all are done."""
-        while self.todo or any(worker.flights for worker in self.cluster.workers):
+        while self.pending or any(worker.in_flight for worker in self.cluster.workers):
             if time.monotonic() > self.looked + LOOK_EVERY:
                 self._look()
             self._submit()
-            for worker, reference in self._ready():
+            for worker, reference in self._answers():
                 if worker not in self.cluster.workers:  # it died meanwhile
                     continue
-                if reference is worker.greeting and not worker.place:
-                    self._welcome(worker)
-                elif reference in worker.flights:
-                    yield from self._land(worker, reference)
+                if reference in worker.in_flight:
+                    yield from self._finish(worker, reference)
+                else:
+                    self._admit(worker)
+
+    @property
+    def ready(self) -> list[_Worker]:
+        return [worker for worker in self.cluster.workers if worker.place]
 
     def _look(self) -> None:
         """Start workers where there is room, and find out whether the head, the workers and their disk answer."""
         self.cluster.require_head()
         self._start_workers()
         self.looked = time.monotonic()
-        alive = [worker for worker in self.cluster.workers if worker.place]
-        bars.count_workers(len(alive))
-        if alive:
+        bars.count_workers(len(self.ready))
+        if self.ready:
             self.alive_at = self.looked
         elif self.looked > self.alive_at + WAIT_FOR_WORKER:
             raise ConnectionError(
                 f"no worker of the Ray cluster has started for {WAIT_FOR_WORKER:.0f} s; look at `ray status`, free its "
                 "nodes, and run the study again: finished shards are kept."
             )
-        for worker in alive:
-            self._require_writing(worker)
+        for worker in self.ready:
+            self._require_saving(worker)
 
     def _start_workers(self) -> None:
+        """Start workers on all nodes that have room, at most one a range."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         kind, need = self._need(nodes)
-        places = [(node, int(node["Resources"].get(kind, 0) / need)) for node in nodes]
         running = Counter(worker.node for worker in self.cluster.workers)
-        wanted = len(self.todo) - len(self.cluster.workers)
-        for node, slots in places:
-            for _ in range(min(slots - running[node["NodeID"]], wanted)):
-                threads = torch.get_num_threads() if kind == "CPU" else int(node["Resources"].get("CPU", 1) / slots)
-                options = {"num_cpus": need, "num_gpus": 0} if kind == "CPU" else {"num_cpus": 0, "num_gpus": need}
-                strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                actor = Computer.options(**options, scheduling_strategy=strategy).remote(max(1, threads))
-                self.cluster.workers.append(_Worker(actor, node["NodeID"], actor.greet.remote()))
+        wanted = len(self.pending) - len(self.cluster.workers)
+        for node in nodes:
+            name, resources = node["NodeID"], node["Resources"]
+            slots = int(resources.get(kind, 0) / need) if self.cluster.failures[name] < TRIES else 0
+            for _ in range(min(slots - running[name], wanted)):
+                threads = torch.get_num_threads() if kind == "CPU" else int(resources.get("CPU", 1) / slots)
+                share = {"num_cpus": need} if kind == "CPU" else {"num_cpus": 0, "num_gpus": need}
+                strategy = NodeAffinitySchedulingStrategy(name, soft=False)
+                actor = Actor.options(**share, scheduling_strategy=strategy).remote(max(1, threads), self.cluster.files)
+                self.cluster.workers.append(_Worker(actor, name, actor.facts.remote()))
                 wanted -= 1
 
     def _need(self, nodes: list[dict]) -> tuple[str, float]:
-        """Return the resource that a worker takes, and how much of it. Raises ValueError if no node has as much."""
-        has_gpu = any(node["Resources"].get("GPU") for node in nodes)
-        on_gpu = self.cluster.device.startswith("cuda") or (self.cluster.device == "auto" and has_gpu)
+        """Return the resource that a worker takes, and how much. Raises ValueError if no node ever had as much."""
+        device = self.cluster.device.partition(":")[0]
+        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         kind, need = ("GPU", self.cluster.gpus) if on_gpu else ("CPU", torch.get_num_threads())
         most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
-        if most < need:
+        if most < need and not self.looked:
             remedy = "set device to cpu, or start the nodes with --num-gpus"
             if kind == "CPU":
                 remedy = f"set OMP_NUM_THREADS={int(most) or 1} for the study, or start the nodes with more --num-cpus"
@@ -202,39 +225,44 @@ class _Map:
 
     def _submit(self) -> None:
         """Give each worker a range to compute, and one to wait for it while there are enough for all."""
-        ready = [worker for worker in self.cluster.workers if worker.place]
+        ready = self.ready
         for most in range(1, IN_FLIGHT + 1):
             for worker in ready:
-                enough = most == 1 or len(self.todo) >= len(ready)
-                if self.todo and enough and len(worker.flights) < most:
-                    first, end = self.todo.popleft()
-                    worker.asked = worker.asked if worker.flights else time.monotonic()
-                    worker.flights[worker.actor.compute.remote([self.task], first, end)] = (first, end)
+                enough = most == 1 or len(self.pending) >= len(ready)
+                if self.pending and enough and len(worker.in_flight) < most:
+                    first, end = self.pending.popleft()
+                    if not worker.in_flight:
+                        worker.busy_since = time.monotonic()
+                    worker.in_flight[worker.actor.compute.remote([self.task], first, end)] = (first, end)
 
-    def _ready(self) -> list[tuple[_Worker, ray.ObjectRef]]:
-        owners = {reference: worker for worker in self.cluster.workers for reference in worker.flights}
-        owners |= {worker.greeting: worker for worker in self.cluster.workers if not worker.place}
+    def _answers(self) -> list[tuple[_Worker, ray.ObjectRef]]:
+        """Wait for answers of workers, at most until the next look; return each with its worker."""
+        owners = {reference: worker for worker in self.cluster.workers for reference in worker.in_flight}
+        owners |= {worker.facts: worker for worker in self.cluster.workers if not worker.place}
         references = list(owners)
         if not references:
             time.sleep(LOOK_EVERY / 5)
             return []
-        ready, _ = ray.wait(references, num_returns=1, timeout=LOOK_EVERY)
-        if ready:
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        return [(owners[reference], reference) for reference in ready]
+        answers, _ = ray.wait(references, num_returns=1, timeout=LOOK_EVERY)
+        if answers:
+            answers, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        return [(owners[reference], reference) for reference in answers]
 
-    def _welcome(self, worker: _Worker) -> None:
-        """Take a worker that is ready. Raises ValueError if it runs other code than the notebook."""
+    def _admit(self, worker: _Worker) -> None:
+        """Take a worker that is ready. Raises ValueError if its node has another version of this library."""
         try:
-            facts = ray.get(worker.greeting)
+            facts = ray.get(worker.facts)
         except RayError as problem:
-            if "No module named" in str(problem):
+            if "No module named" in str(problem) or "PackageNotFoundError" in str(problem):
                 raise ValueError(
-                    "a node of the Ray cluster has no searle_lib of this version; install the notebook's version there."
+                    "a node of the Ray cluster lacks searle_lib or what it needs; install the notebook's version "
+                    "there, and run the study again."
                 ) from problem
+            self.cluster.failures[worker.node] += 1
             self._lose(worker, problem)
             return
         worker.place = facts.pop("place")
+        self.cluster.failures.pop(worker.node, None)
         for name, here in versions().items():
             if facts[name] != here:
                 raise ValueError(
@@ -242,20 +270,19 @@ class _Map:
                     "and run the study again."
                 )
 
-    def _land(self, worker: _Worker, reference: ray.ObjectRef) -> Iterator[tuple[Range, Any]]:
+    def _finish(self, worker: _Worker, reference: ray.ObjectRef) -> Iterator[tuple[Range, Any]]:
         """Yield a range that a worker has computed. Raises what the function refused on the worker."""
         try:
             computed = ray.get(reference)
-        except RayTaskError:
+        except RayTaskError:  # a mistake; Ray shows the traceback of the worker
             raise
         except RayError as problem:
             self._lose(worker, problem)
             return
-        first, end = worker.flights.pop(reference)
-        worker.asked = time.monotonic()
-        for note in set(computed.notes) - self.said:
-            bars.say(f"node {worker.place}: {note}")
-            self.said.add(note)
+        first, end = worker.in_flight.pop(reference)
+        worker.busy_since = time.monotonic()
+        for sentence in computed.sentences:
+            self._say(f"node {worker.place}: {sentence}", once=sentence)
         if computed.refusal:
             kind, sentence = computed.refusal
             raise kind(f"node {worker.place}: {sentence}")
@@ -267,35 +294,43 @@ class _Map:
         """Give the ranges of a dead worker to the others. Raises RuntimeError if the first has ended TRIES of them."""
         self.cluster.workers.remove(worker)
         ray.kill(worker.actor)
-        ranges = list(worker.flights.values())
-        self.todo.extendleft(reversed(ranges))
-        reason = " ".join(str(problem).split())
-        alive = sum(bool(other.place) for other in self.cluster.workers)
+        ranges = list(worker.in_flight.values())
+        self.pending.extendleft(reversed(ranges))
         place = worker.place or worker.node[:8]
-        bars.say(f"a worker on node {place} died; {alive} are alive and take its {len(ranges)} ranges.")
-        for first, end in ranges[:1]:  # the worker had begun no other
+        bars.say(f"a worker on node {place} died; {len(self.ready)} are alive and take its {len(ranges)} ranges.")
+        for first, end in ranges[:1]:  # it had not begun the second
             self.tries[first, end] += 1
             if self.tries[first, end] == TRIES:
+                reason = " ".join(str(problem).split())
                 raise RuntimeError(
                     f"rows {first:,} to {end - 1:,} ended {TRIES} workers (the last one: {reason[:200]}); lower the "
                     "batch sizes or free memory, and run the study again: finished shards are kept."
                 )
 
-    def _require_writing(self, worker: _Worker) -> None:
-        """Say that a worker has been writing a shard for long; raise Unwritable if that is too long."""
-        if worker.writing is not None and ray.wait([worker.writing], timeout=0)[0]:
-            try:
-                seconds = ray.get(worker.writing)
-            except RayError:  # the worker died, and its ranges tell
-                seconds = 0
-            worker.writing = None
-            if seconds > SLOW_DISK and worker.place not in self.said:
-                self.said.add(worker.place)
-                bars.say(f"node {worker.place} has been writing a shard for {seconds:.0f} s: does its disk answer?")
-            if seconds > LOST_DISK:
-                raise Unwritable(
-                    f"node {worker.place} has been writing a shard to {self.save.folder} for {seconds:.0f} s; mend its "
-                    "disk, and run the study again: finished shards are kept."
-                )
-        elif worker.writing is None and worker.flights and time.monotonic() > worker.asked + SLOW_DISK:
-            worker.writing = worker.actor.writing.remote()
+    def _require_saving(self, worker: _Worker) -> None:
+        """Say that a worker has been saving a shard for long; raise Unwritable if that is too long."""
+        if worker.saving is None:
+            if worker.in_flight and time.monotonic() > worker.busy_since + SLOW_DISK:
+                worker.saving = worker.actor.saving.remote()
+            return
+        if not ray.wait([worker.saving], timeout=0)[0]:
+            return
+        try:
+            seconds = ray.get(worker.saving)
+        except RayError:  # it died; the answers about its ranges say so
+            seconds = 0
+        worker.saving = None
+        if seconds > SLOW_DISK:
+            sentence = f"node {worker.place} waits for the disk of {self.save.folder}; does it answer?"
+            self._say(sentence, once=sentence)
+        if seconds > LOST_DISK:
+            raise Unwritable(
+                f"node {worker.place} has been saving a shard to {self.save.folder} for {seconds:.0f} s; mend its "
+                "disk, and run the study again: finished shards are kept."
+            )
+
+    def _say(self, sentence: str, once: str) -> None:
+        """Say a sentence, unless a worker has said `once` before."""
+        if once not in self.cluster.sentences:
+            self.cluster.sentences.add(once)
+            bars.say(sentence)

@@ -1,12 +1,16 @@
 """The worker of a Ray cluster: an actor that computes ranges of rows, and what it gets from the notebook's kernel.
 
 The function of a stage travels without weights: a `Backbone` loads its CLIP again on the worker and compares the hash,
-and the rows of a phrase bank travel as the name of their folder.
+and the rows of a phrase bank travel as the name of their folder, which a node without the kernel's disk copies once.
 """
 
+import contextlib
 import hashlib
 import io
+import os
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +21,9 @@ import torch
 from ray import cloudpickle
 from torch import Tensor
 
-from searle_lib.store import bars
+from searle_lib.store import bars, shards
 from searle_lib.store.executors import Save, Work
+from searle_lib.store.files import atomic_write
 from searle_lib.store.reading import PACKAGE, is_refusal
 
 VERSIONS = ("torch", "torchvision", "clip-anytorch", "transformers", "numpy", "pillow")  # that decide bytes
@@ -46,28 +51,42 @@ class Computed:
     Args:
         result: what the function returned, unless the worker has saved it.
         is_saved: whether it has.
-        notes: the sentences that were said on the way.
+        sentences: what was said on the way.
         refusal: the class and the sentence of an error that this library raised on purpose.
     """
 
     result: Any = None
     is_saved: bool = False
-    notes: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     refusal: tuple[type[Exception], str] | None = None
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"health": 1})
-class Computer:
-    """The actor of a worker."""
+@ray.remote
+class Files:
+    """Hands out the files of the kernel's node, to nodes that do not see its disk."""
 
-    def __init__(self, threads: int):
-        self.threads = threads
+    def list(self, folder: Path) -> list[str]:
+        """Return the names of the shards in a folder."""
+        return sorted(path.name for path in folder.glob("rows-*.safetensors"))
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file."""
+        return path.read_bytes()
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"health": 1})
+class Actor:
+    """A worker. `threads` is how many torch uses; `files` has the files of the kernel's node."""
+
+    def __init__(self, threads: int, files: ray.actor.ActorHandle):
+        self.threads, self.files = threads, files
         self.reference: ray.ObjectRef | None = None
         self.task: Task | None = None
-        self.writing_since: float | None = None
+        self.saving_since: float | None = None
+        shards.fetch = self.fetch
 
-    def greet(self) -> dict[str, str]:
-        """Return the name of the node, and the versions of what decides bytes."""
+    def facts(self) -> dict[str, str]:
+        """Return the address of the node, and the versions of what decides bytes."""
         return {"place": ray.util.get_node_ip_address(), **versions()}
 
     def compute(self, task: list[ray.ObjectRef], first: int, end: int) -> Computed:
@@ -77,26 +96,47 @@ class Computer:
                 torch.set_num_threads(self.threads)
                 self.task = None  # frees the memory of the one before
                 self.task, self.reference = cloudpickle.loads(ray.get(task[0])), task[0]
-            return replace(self._compute(self.task, first, end), notes=tuple(bars.take_notes()))
+            return replace(self._compute(self.task, first, end), sentences=tuple(bars.take_notes()))
         except Exception as problem:
             if not is_refusal(problem.__traceback__):
                 raise
-            return Computed(notes=tuple(bars.take_notes()), refusal=(type(problem), str(problem)))
+            return Computed(sentences=tuple(bars.take_notes()), refusal=(type(problem), str(problem)))
 
     def _compute(self, task: Task, first: int, end: int) -> Computed:
-        if task.save is None or not task.probe.exists():
+        if not task.save:
             return Computed(task.work(first, end))
-        if not task.save.has(first, end):  # else a worker died when it had saved this
-            result = task.work(first, end)
-            self.writing_since = time.monotonic()
+        with self._saving():
+            is_shared = task.probe.exists()
+            is_saved = is_shared and task.save.has(first, end)  # by a worker that died at once
+        if is_saved:
+            return Computed(is_saved=True)
+        result = task.work(first, end)
+        if not is_shared:
+            return Computed(result)
+        with self._saving():
             task.save(result, first, end)
-            self.writing_since = None
         return Computed(is_saved=True)
 
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        self.saving_since = time.monotonic()
+        yield
+        self.saving_since = None
+
     @ray.method(concurrency_group="health")
-    def writing(self) -> float:
-        """Return for how many seconds a shard has been written."""
-        return time.monotonic() - self.writing_since if self.writing_since else 0.0
+    def saving(self) -> float:
+        """Return for how many seconds this worker has waited for the disk of the shards."""
+        return time.monotonic() - self.saving_since if self.saving_since else 0.0
+
+    def fetch(self, folder: Path) -> Path:
+        """Copy a folder of shards from the kernel's node, once a node; return where the copy is."""
+        copy = Path(tempfile.gettempdir()) / f"searle-shards-{os.getuid()}" / folder.name
+        copy.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ray.get(self.files.list.remote(folder)):
+            if not (copy / name).exists():
+                with atomic_write(copy / name, durable=False) as temporary:
+                    temporary.write_bytes(ray.get(self.files.read.remote(folder / name)))
+        return copy
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -23,9 +23,10 @@ Work = Callable[[int, int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards in a folder, as an executor saves them."""
+    """The shards in a folder, of `size` rows each, as an executor saves them."""
 
     folder: Path
+    size: int
 
     def file(self, first: int, end: int) -> Path:
         """Return the file of a range of rows."""
@@ -94,7 +95,7 @@ def run(
 
 def write(folder: Path, rows: int, size: int, work: Work, desc: str = "", executor: Executor = SERIAL) -> None:
     """Compute as `run` does, but return nothing: for tensors too large for memory. `memory_map` reads the shards."""
-    save = Shards(executor.place(folder))
+    save = Shards(executor.place(folder), size)
     save.folder.mkdir(parents=True, exist_ok=True)
     finished = _discard_damaged(save.folder, rows)
     with bars.bar(rows, desc, sum(end - first for first, end in finished)) as bar:
@@ -120,10 +121,13 @@ def _mapped(folder: Path) -> dict[str, Rows]:
 
 
 def _rows_of(folder: Path, name: str) -> Rows:
-    """Return the rows of a tensor in the process of a worker. Raises FileNotFoundError if the folder is not here."""
-    if not _shards(folder):
-        raise FileNotFoundError(f"{folder} has no shards here; put artefact_root on a disk that all nodes share.")
-    return _mapped(folder)[name]
+    """Return the rows of a tensor in the process of a worker."""
+    return _mapped(folder if _shards(folder) else fetch(folder))[name]
+
+
+def fetch(folder: Path) -> Path:
+    """Return where this process finds a folder of shards that another machine has; a worker of a cluster copies it."""
+    raise FileNotFoundError(f"{folder} is not here; put artefact_root on a disk that all nodes share.")
 
 
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:
@@ -140,7 +144,7 @@ def _discard_damaged(folder: Path, rows: int) -> list[Range]:
             finished.append((first, end))
             done = end
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     return finished
 
 

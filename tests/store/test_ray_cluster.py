@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 import torch
-
-ray = pytest.importorskip("ray")
 
 from bench.nodes import nodes
 from searle_lib.store import bars, shards
@@ -74,7 +73,7 @@ def test_the_workers_of_both_nodes_compute_what_this_process_would(tmp_path, exe
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("serial", "ray")
     )
     assert actual == expected and len(actual) == ROWS // SIZE
-    assert [len(cluster.named("Computer", number)) for number in (0, 1)] == [1, 1]
+    assert [len(cluster.named("Actor", number)) for number in (0, 1)] == [1, 1]
 
 
 def test_a_worker_saves_where_it_sees_the_disk_of_the_notebook(tmp_path, executor, monkeypatch):
@@ -117,7 +116,7 @@ def test_a_refusal_ends_every_worker(tmp_path, executor, cluster):
 
     with pytest.raises(ray.exceptions.RayTaskError):
         shards.write(tmp_path, ROWS, SIZE, work, executor=executor)
-    wait_until(lambda: not cluster.named("Computer"), 2)
+    wait_until(lambda: not cluster.named("Actor"), 2)
 
 
 def test_the_ranges_of_a_killed_worker_go_to_the_others(tmp_path, executor, capsys):
@@ -172,9 +171,9 @@ def test_a_worker_that_writes_for_too_long_is_a_sentence(tmp_path, executor, mon
         def __call__(self, result, first, end):
             (self.folder / "pipe").open("w")
 
-    with pytest.raises(Unwritable, match=r"has been writing a shard to .*; mend its disk"):
-        list(executor.map(lambda first, end: None, [(0, 1)], Waiting(tmp_path)))
-    assert capsys.readouterr().out.count("does its disk answer?") == 1
+    with pytest.raises(Unwritable, match=r"has been saving a shard to .*; mend its disk"):
+        list(executor.map(lambda first, end: None, [(0, 1)], Waiting(tmp_path, 1)))
+    assert capsys.readouterr().out.count("does it answer?") == 1
 
 
 def test_a_worker_needs_a_node_with_enough_cpus(tmp_path, executor, monkeypatch):
