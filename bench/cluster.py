@@ -251,13 +251,15 @@ def new_project(folder: Path, world: Path) -> Path:
     return project
 
 
-def start(project: Path, cluster: Nodes | None = None) -> subprocess.Popen:
+def start(project: Path, cluster: Nodes | None = None, *changes: str) -> subprocess.Popen:
     """Start the quick study, on a cluster if there is one."""
     (project / "tmp").mkdir(exist_ok=True)
-    changes = ["-p", "executor=ray", "-p", f"ray_address={cluster.address}"] if cluster else []
+    places = ("-p", "executor=ray", "-p", f"ray_address={cluster.address}") if cluster else ()
     variables = kills.environment(project, hidden=("comet_ml", "spacy")) | ONE_THREAD | {"TMPDIR": str(project / "tmp")}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*kills.RUN, *changes], cwd=project, env=variables, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [*kills.RUN, *places, *changes], cwd=project, env=variables, start_new_session=True, **pipes
+    )
 
 
 def still_there(processes: Callable[[], list[psutil.Process]], seconds: float) -> list[str]:

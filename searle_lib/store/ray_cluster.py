@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study reports to nobody
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # tries to join; 20 take many minutes if the head has died
 
 import ray
 import torch
@@ -94,14 +95,15 @@ class Ray:
             self.idle.cancel()
 
     def require_head(self) -> None:
-        """Raise ConnectionError if the head of the cluster does not answer; Ray itself would wait for a minute."""
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        """Raise ConnectionError if the head of the cluster does not answer; Ray itself would wait for minutes."""
+        address = ray.get_runtime_context().gcs_address if ray.is_initialized() else self.address
+        host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError as problem:
+        except (OSError, ValueError) as problem:
             raise ConnectionError(
-                f"the Ray cluster at {host}:{port} does not answer ({problem}); start it again and run the study "
-                "again: finished shards are kept."
+                f"no Ray cluster answers at ray_address {address} ({problem}); start it with `ray start --head`, or "
+                "correct ray_address, and run the study again: finished shards are kept."
             ) from None
 
     def connect(self) -> None:
@@ -110,14 +112,16 @@ class Ray:
         if ray.is_initialized():
             return
         ray._private.worker.print_to_stdstream = lambda *line, **more: None  # raylets' own logs are not for a notebook
+        if self.address:
+            self.require_head()
         alone = {} if self.address else {"num_cpus": os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(address=self.address or "local", log_to_driver=False, logging_level="error", **alone)
         except (RuntimeError, ValueError, OSError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise ConnectionError(
-                f"ray_address {self.address or 'of this machine'} cannot be joined ({reason}); start a cluster there "
-                "with `ray start --head`, or correct ray_address."
+                f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a node "
+                "of it on this machine with `ray start`, and run the study again."
             ) from problem
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import ray
 import torch
 
 from bench.nodes import nodes
-from searle_lib.store import bars, shards
+from searle_lib.store import bars, ray_cluster, shards
 from searle_lib.store.artefacts import Store
 from searle_lib.store.files import Unwritable
 from searle_lib.store.ray_cluster import Ray
@@ -161,8 +162,6 @@ def test_the_bar_shows_the_workers(tmp_path, executor, monkeypatch):
 
 
 def test_a_worker_that_writes_for_too_long_is_a_sentence(tmp_path, executor, monkeypatch, capsys):
-    from searle_lib.store import ray_cluster
-
     monkeypatch.setattr(ray_cluster, "SLOW_DISK", 1.0)
     monkeypatch.setattr(ray_cluster, "LOST_DISK", 4.0)
     os.mkfifo(tmp_path / "pipe")  # whoever opens it to write waits for a reader, as for a disk that does not answer
@@ -185,6 +184,29 @@ def test_a_worker_needs_a_node_with_enough_cpus(tmp_path, executor, monkeypatch)
 def test_a_study_on_gpus_needs_a_node_with_gpus(tmp_path, executor):
     with pytest.raises(ValueError, match="a worker takes 1 GPUs, and the largest node of the cluster has 0; set devi"):
         shards.write(tmp_path, ROWS, SIZE, computed_by(os.getpid()), executor=Ray(executor.address, 1.0, "cuda"))
+
+
+def test_workers_that_died_since_the_last_stage_cost_no_range_a_try(tmp_path, cluster, executor):
+    shards.write(tmp_path / "first", ROWS, SIZE, computed_by(os.getpid(), 0.5), executor=executor)
+    for _ in range(ray_cluster.TRIES + 1):
+        for process in cluster.named("Actor"):
+            process.kill()
+        computed = dict(executor.map(lambda first, end: first, [(0, 1)]))
+        assert computed == {(0, 1): 0}
+
+
+def test_an_interrupt_ends_the_workers_within_two_seconds(cluster, executor):
+    timer = threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(executor.map(lambda first, end: time.sleep(60), [(0, 1), (1, 2)]))
+    wait_until(lambda: not cluster.named("Actor"), 2)
+
+
+def test_workers_without_work_end(cluster, executor, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "IDLE", 0.5)
+    assert dict(executor.map(lambda first, end: first, [(0, 1)])) == {(0, 1): 0}
+    wait_until(lambda: not cluster.named("Actor"), 10)
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +301,36 @@ def test_a_full_disk_is_one_sentence(tmp_path, node):
     finally:
         executor.close()
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@needs_namespaces
+def test_a_node_without_the_disk_copies_the_rows_that_a_stage_reads(tmp_path, node):
+    shards.write(tmp_path / "bank", 10, 4, lambda first, end: {"rows": torch.arange(first, end) * 10})
+    bank = shards.memory_map(tmp_path / "bank")["rows"]
+    executor = node(f"mount -t tmpfs none {tmp_path}")
+    looked_up = shards.run(
+        tmp_path / "shards", 10, 3, lambda first, end: {"x": bank[torch.arange(first, end)]}, executor=executor
+    )
+    assert looked_up["x"].tolist() == [row * 10 for row in range(10)]
+
+
+@needs_namespaces
+def test_a_node_whose_workers_cannot_start_is_given_up(tmp_path, node, monkeypatch, capsys):
+    monkeypatch.setattr(ray_cluster, "WAIT_FOR_WORKER", 20.0)
+    broken = tmp_path / "broken.py"
+    broken.write_text("import os\nos._exit(1)\n")
+    executor = node(f"mount --bind {broken} {PACKAGE}/store/ray_worker.py")
+    with pytest.raises(
+        ConnectionError, match="no worker of the Ray cluster has started for 20 s; look at `ray status`"
+    ):
+        shards.write(tmp_path / "shards", ROWS, SIZE, computed_by(os.getpid(), 0), executor=executor)
+    assert capsys.readouterr().out.count("died") == ray_cluster.TRIES
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:x"])
+def test_an_address_without_a_cluster_is_refused_at_once(tmp_path, address):
+    ray.shutdown()
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match=f"no Ray cluster answers at ray_address {address} .*correct ray_address"):
+        shards.write(tmp_path, ROWS, SIZE, computed_by(os.getpid(), 0), executor=Ray(address, 1.0, "cpu"))
+    assert time.monotonic() - began < 10
