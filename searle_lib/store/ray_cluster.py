@@ -120,8 +120,8 @@ class Ray:
         except (RuntimeError, ValueError, OSError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise ConnectionError(
-                f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a node "
-                "of it on this machine with `ray start`, and run the study again."
+                f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a "
+                "node of it on this machine with `ray start`, and run the study again."
             ) from problem
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()
