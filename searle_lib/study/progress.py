@@ -88,7 +88,7 @@ class Progress:
                 line = str(self.line())
                 self._write(line.removeprefix(self.name).strip())
                 if not self.console.is_terminal:
-                    self.console.print(line)
+                    self.console.print(line, soft_wrap=True)
 
     def _log_interruption(self) -> None:
         self._write(f"{self.elapsed.strip()}  stopped")
