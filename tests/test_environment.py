@@ -43,7 +43,7 @@ def test_every_module_imports_without_what_is_optional():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted((ROOT / "searle_lib").rglob("*.py"))
-        if path.stem != "__main__"
+        if path.stem not in ("__main__", "ray_cluster", "ray_worker")
     ]
     code = f"import sys\nfor name in {OPTIONAL}: sys.modules[name] = None\n" + "\n".join(f"import {m}" for m in modules)
     ran = subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], capture_output=True, text=True)

@@ -115,9 +115,11 @@ class Part(Serial):
 
 
 def of_parameters(values: Mapping[str, Any]) -> Executor:
-    """Return the executor that a notebook's parameters name."""
+    """Return the executor that a notebook's parameters name. Raises ValueError for ray without the package."""
     if values.get("executor", "serial") == "serial":
         return SERIAL
-    from searle_lib.store.ray_cluster import Ray  # an optional package
-
+    try:
+        from searle_lib.store.ray_cluster import Ray
+    except ImportError as problem:
+        raise ValueError("executor is ray, and the package ray is not installed; run: pip install ray.") from problem
     return Ray(values["ray_address"], values["ray_gpus"], values["device"])

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -27,6 +29,14 @@ def keep(store, rows=43, work=squares, in_folder="shards"):
 
 def test_a_study_computes_in_its_own_process_unless_it_says_ray():
     assert of_parameters({"executor": "serial"}) is SERIAL and of_parameters({}) is SERIAL
+
+
+def test_ray_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray_cluster", "ray_worker"):
+        monkeypatch.delitem(sys.modules, f"searle_lib.store.{name}", raising=False)
+    with pytest.raises(ValueError, match="executor is ray, and the package ray is not installed; run: pip install ray"):
+        of_parameters({"executor": "ray"})
 
 
 @pytest.mark.parametrize("in_folder", ["shards", ""])
