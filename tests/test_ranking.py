@@ -1,6 +1,8 @@
 """Ranking against a full sort written out here, with ties, chunks, dtypes, blocks, and galleries smaller than k."""
 
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -244,3 +246,39 @@ def test_each_pass_over_the_blocks_computes_each_score_once_within_the_budget(mo
         with ScoreMatrices() as watched:
             search_blocks(queries, gallery, **arguments)
         assert max(watched.sizes) <= 5 * 8 + 3 and sum(watched.sizes) == passes * len(queries) * len(gallery)
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+
+import torch
+from searle_lib import ranking
+from searle_lib.backbone.embeddings import UnitRows
+from searle_lib.store import shards
+
+
+def kib(name):
+    return int(Path("/proc/self/status").read_text().partition(name + ":")[2].split()[0])
+
+
+ranking.ROWS, ranking.CELLS = 2**14, 2**22
+gallery = UnitRows(shards.memory_map(Path(sys.argv[1]))["vectors"])
+queries = torch.nn.functional.normalize(torch.randn(200, 256), dim=-1)
+rows = torch.randint(len(gallery), (200, 2))
+ranking.search_blocks(queries, gallery[: 2**14], k=50, candidates=rows % 2**14)  # what torch needs once
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+before = kib("VmRSS")
+ranking.search_blocks(queries, gallery, k=50, candidates=rows, members=rows, excluded=rows[:, 0])
+print((kib("VmHWM") - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_gallery(tmp_path):
+    vectors = torch.randn(2**14, 256, generator=torch.Generator().manual_seed(1)).half()
+    shards.write(tmp_path, 2**19, 2**14, lambda first, end: {"vectors": vectors})  # 256 MiB
+    ran = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 100

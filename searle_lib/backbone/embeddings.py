@@ -87,7 +87,8 @@ class UnitRows:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Return rows [n, d] float32, by their numbers or consecutive ones."""
-        return F.normalize(self.rows[rows].float(), dim=-1)
+        vectors = self.rows[rows].float()
+        return F.normalize(vectors, dim=-1, out=vectors)  # a copy of its own, and a second one would take as much again
 
 
 @dataclass(frozen=True)
