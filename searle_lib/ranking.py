@@ -145,8 +145,9 @@ def search_blocks(
 def best_first(top: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best of some rows [Q, K] with scores [Q, K], best first, equal scores in gallery order."""
     top, order = top.sort(dim=1)
-    scores, order = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return top.gather(1, order[:, :k]), scores[:, :k]
+    scores = scores.gather(1, order)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return top.gather(1, order), scores.gather(1, order)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def test_a_gallery_of_several_blocks_is_ranked_as_a_full_sort_ranks_it(monkeypat
     excluded = candidates[:, 1].clone() if exclude else None
     rows = {"candidates": candidates, "members": candidates.flip(1), "excluded": excluded}
     answers = search_blocks(queries, gallery, k=k, chunk=chunk, executor=EXECUTORS[executor], **rows)
+    assert all(values.is_contiguous() for values in vars(answers).values())  # else they could not be saved
     for row, images in enumerate(full_sorts(queries, gallery, excluded)):
         assert answers.top[row].tolist() == images[:k]
         assert torch.equal(answers.scores[row], gallery[answers.top[row]].float() @ queries[row].float())

@@ -43,6 +43,7 @@ def test_an_index_of_a_few_images_finds_what_a_full_sort_finds():
     assert is_found.double().mean() > 0.99 and not (answers.top == excluded[:, None]).any()  # half precision
     assert torch.allclose(answers.scores, cosines.gather(1, answers.top), atol=1e-3)
     assert (answers.scores.diff(dim=1) <= 0).all()
+    assert all(values.is_contiguous() for values in vars(answers).values())  # else they could not be saved
 
 
 def test_an_index_gives_the_same_answers_again():
