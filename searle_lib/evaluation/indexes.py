@@ -106,11 +106,14 @@ class FaissIndex:
 
 
 def of_gallery(gallery: Embeddings, index: str) -> FaissIndex | None:
-    """Return the index of a gallery, None for "exact". Raises ValueError if FAISS is not installed."""
-    if index == "exact":
-        return None
+    """Return the index of a gallery, None for "exact". Raises ValueError as `load_faiss` does."""
+    return None if index == "exact" else FaissIndex(gallery, load_faiss())
+
+
+def load_faiss() -> Any:
+    """Import FAISS. Raises ValueError with the command that installs it."""
     try:
         import faiss  # an optional package
     except ImportError as problem:
-        raise ValueError(f"index {index} needs FAISS; run: pip install faiss-cpu, or set index: exact.") from problem
-    return FaissIndex(gallery, faiss)
+        raise ValueError("index faiss needs FAISS; run: pip install faiss-cpu, or set index: exact.") from problem
+    return faiss
