@@ -195,8 +195,17 @@ class _Blocks:
         return counts
 
     def _compare(self, first: int, end: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the scores [c, n] of a block of n rows for each chunk of queries, -inf at excluded rows."""
-        for part, scores in _scores(self.queries, self.gallery[first:end], None, self.chunk):
+        """Yield the scores [c, n] of a block of n rows for each chunk of queries, -inf at excluded rows.
+
+        All chunks share one tensor, which is valid until the next chunk.
+        """
+        block, count = self.gallery[first:end].float(), len(self.queries)
+        chunk = min(self.chunk or max(1, CELLS // len(block)), count)
+        buffer = torch.empty(chunk, len(block), device=block.device)
+        for start in range(0, count, max(chunk, 1)):
+            part = slice(start, min(start + chunk, count))
+            scores = buffer[: part.stop - start]
+            torch.mm(self.queries[part].to(block.device).float(), block.T, out=scores)
             if self.excluded is not None:
                 (query,) = _inside(self.excluded[part], first, end)
                 scores[query, self.excluded[part][query] - first] = float("-inf")

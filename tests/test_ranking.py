@@ -130,7 +130,7 @@ class ScoreMatrices(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function is torch.Tensor.matmul or getattr(function, "__name__", "") in ("matmul", "__matmul__"):
+        if function is torch.Tensor.matmul or getattr(function, "__name__", "") in ("matmul", "__matmul__", "mm"):
             self.sizes.append(result.numel())
         return result
 
@@ -203,14 +203,15 @@ def test_a_gallery_of_one_block_gets_the_numbers_of_a_gallery_in_memory_to_the_b
 def test_a_rank_survives_a_worker_that_rounds_otherwise(monkeypatch):
     monkeypatch.setattr(ranking, "ROWS", 8)
     queries, gallery = problem()
-    exact = ranking._scores
+    exact = ranking._Blocks._compare
 
     def rounded(*arguments):
+        error = next(passes)
         for part, scores in exact(*arguments):
-            yield part, scores * (1 + 1e-6 * next(passes))
+            yield part, scores * (1 + 1e-6 * error)
 
     passes = iter([0] * 6 + [1] * 6)  # six blocks in the first pass, and in the second
-    monkeypatch.setattr(ranking, "_scores", rounded)
+    monkeypatch.setattr(ranking._Blocks, "_compare", rounded)
     ranks = search_blocks(queries, gallery, candidates=torch.tensor([[20]] * len(queries))).ranks
     assert ranks.flatten().tolist() == [images.index(20) for images in full_sorts(queries, gallery, None)]
 
