@@ -2,16 +2,34 @@
 
 `search` takes unit vectors of any float type, computes scores in float32, and returns ranks. Images with equal scores
 rank in gallery order, so that a ranking is the same on every machine.
+
+`search_blocks` does the same for a gallery that is larger than memory: it reads the rows in blocks. Several workers may
+compute the blocks, in any order. One pass finds the best rows of each block, and the scores of the candidates. Another
+pass counts the images before each candidate. Both passes compute the same matrix products, so a score is the same
+number in both.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from searle_lib.store.executors import SERIAL, Executor
+
 CELLS = 2**26  # scores held at once, 256 MiB: memory must not grow with queries times gallery
 BLOCK = 64  # columns of a wide score matrix that share one maximum
+ROWS = 2**17  # gallery rows compared at once, 256 MiB of 512 numbers; the benchmarks' own galleries have fewer
+
+
+class Gallery(Protocol):
+    """Unit vectors [N, d]: a tensor, or rows that stay on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,133 @@ def search(
             columns = _best(scores, k)
             top[rows], best[rows] = columns.cpu(), scores.gather(1, columns).cpu()
     return Search(top, best, ranks, order)
+
+
+def search_blocks(
+    queries: Tensor,
+    gallery: Gallery,
+    *,
+    k: int = 0,
+    candidates: Tensor | None = None,
+    members: Tensor | None = None,
+    excluded: Tensor | None = None,
+    chunk: int | None = None,
+    executor: Executor = SERIAL,
+) -> Search:
+    """Rank a gallery of any size, as `search` does; one of at most ROWS images gets the numbers of `search` to the bit.
+
+    Args:
+        queries: [Q, d], unit norm.
+        gallery: [N, d], unit norm.
+        k: how many of the best rows to return; cut to the number of images that can be ranked.
+        candidates: [Q, C] int64, gallery rows whose ranks to return, -1 for padding.
+        members: [Q, M] int64, gallery rows to rank among themselves, -1 for padding.
+        excluded: [Q] int64, one gallery row per query that takes no rank.
+        chunk: queries scored at once; bounds memory, does not change the result.
+        executor: computes the blocks.
+
+    Raises:
+        ValueError: if a candidate or member is not a row of the gallery.
+    """
+    if len(gallery) <= ROWS:
+        rows = {"candidates": candidates, "members": members, "excluded": excluded}
+        return search(queries, gallery[:], k=k, chunk=chunk, **rows)
+    none = torch.empty(len(queries), 0, dtype=torch.int64)
+    candidates, members = (none if rows is None else rows for rows in (candidates, members))
+    _check_rows(gallery, candidates, members)
+    k = min(k, len(gallery) - (excluded is not None))
+    blocks = _Blocks(queries, gallery, excluded, chunk)
+    ranges = [(first, min(first + ROWS, len(gallery))) for first in range(0, len(gallery), ROWS)]
+    top, best, rows = none, none.float(), torch.cat([candidates, members], dim=1)
+    scores = torch.full(rows.shape, float("-inf"))
+    for _, (block_top, block_best, block_scores) in executor.map(partial(blocks.search, k, rows), ranges):
+        top, best = best_first(torch.cat([top, block_top], dim=1), torch.cat([best, block_best], dim=1), k)
+        scores = scores.maximum(block_scores)  # a row is in one block, and the others say -inf
+    candidate_scores, member_scores = scores.split([candidates.shape[1], members.shape[1]], dim=1)
+    ranks = torch.zeros_like(candidates)
+    if (candidates >= 0).any():
+        for _, counts in executor.map(partial(blocks.count_before, candidates, candidate_scores), ranges):
+            ranks += counts
+    ranks = ranks.masked_fill((candidates < 0) | candidate_scores.isneginf(), -1)
+    members, order = members.sort(dim=1)  # now the columns of members are in gallery order, as ties need it
+    columns = torch.arange(members.shape[1]).expand_as(members).masked_fill(members < 0, -1)
+    order = torch.empty_like(members).scatter_(1, order, _order(member_scores.gather(1, order), columns))
+    return Search(top, best, ranks, order)
+
+
+def best_first(top: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best of some rows [Q, K] with scores [Q, K], best first, equal scores in gallery order."""
+    top, order = top.sort(dim=1)
+    scores = scores.gather(1, order)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return top.gather(1, order), scores.gather(1, order)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A gallery that is compared with queries block by block; the arguments are those of `search_blocks`."""
+
+    queries: Tensor
+    gallery: Gallery
+    excluded: Tensor | None
+    chunk: int | None
+
+    def search(self, k: int, rows: Tensor, first: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best rows [Q, at most k] of a block, their scores, and those of `rows` [Q, C], -inf outside."""
+        k = min(k, end - first)
+        top, best = torch.empty(len(rows), k, dtype=torch.int64), torch.empty(len(rows), k)
+        row_scores = torch.full(rows.shape, float("-inf"))
+        for part, scores in self._compare(first, end):
+            query, place = _inside(rows[part], first, end)
+            row_scores[part][query, place] = scores[query, rows[part][query, place] - first].cpu()
+            if k:
+                columns = _best(scores, k)
+                top[part], best[part] = (first + columns).cpu(), scores.gather(1, columns).cpu()
+        return top, best, row_scores
+
+    def count_before(self, candidates: Tensor, candidate_scores: Tensor, first: int, end: int) -> Tensor:
+        """Count the images of a block before each candidate [Q, C]: of a higher score, or of an equal one and earlier.
+
+        The sums over all blocks are the ranks.
+        """
+        counts = torch.empty_like(candidates)
+        for part, scores in self._compare(first, end):
+            of_part = candidate_scores[part].to(scores.device)
+            query, place = _inside(candidates[part], first, end)
+            columns = candidates[part][query, place] - first
+            scores[query, columns] = of_part[query, place]  # another kind of machine may have rounded them differently
+            own, buffer = torch.zeros_like(candidates[part]), torch.empty_like(scores)
+            own[query, place] = 1
+            for number, score in enumerate(of_part.split(1, dim=1)):  # [c, 1]
+                before = torch.gt(scores, score, out=buffer).sum(1).long()  # float sums are faster, and exact here
+                ties = torch.ge(scores, score, out=buffer).sum(1).long() - before
+                for row in (ties.cpu() > own[:, number]).nonzero().flatten().tolist():  # equal scores are rare
+                    earlier = max(0, int(candidates[part][row, number]) - first)
+                    before[row] += (scores[row, :earlier] == score[row]).sum()
+                counts[part, number] = before.cpu()
+        return counts
+
+    def _compare(self, first: int, end: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the scores [c, n] of a block of n rows for each chunk of queries, -inf at excluded rows.
+
+        All chunks share one tensor, which is valid until the next chunk.
+        """
+        block, count = self.gallery[first:end].float(), len(self.queries)
+        chunk = min(self.chunk or max(1, CELLS // len(block)), count)
+        buffer = torch.empty(chunk, len(block), device=block.device)
+        for start in range(0, count, max(chunk, 1)):
+            part = slice(start, min(start + chunk, count))
+            scores = buffer[: part.stop - start]
+            torch.mm(self.queries[part].to(block.device).float(), block.T, out=scores)
+            if self.excluded is not None:
+                (query,) = _inside(self.excluded[part], first, end)
+                scores[query, self.excluded[part][query] - first] = float("-inf")
+            yield part, scores
+
+
+def _inside(rows: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
+    """Return the places of the gallery rows that lie in a block, one tensor for each dimension of `rows`."""
+    return ((rows >= first) & (rows < end)).nonzero(as_tuple=True)
 
 
 def _order(scores: Tensor, members: Tensor) -> Tensor:

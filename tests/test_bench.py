@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bench import instruments, page, pieces, ranking, runner
+from bench import instruments, large_gallery, page, pieces, ranking, runner
+from searle_lib.store import shards
 
 pytestmark = pytest.mark.slow
 
@@ -118,3 +119,17 @@ def test_shares_of_time_add_up_and_know_a_matrix_product(capfd):
     found = instruments.shares(lambda: x @ x)
     assert sum(found.values()) == pytest.approx(1, abs=0.01) and found["matrix products"] > 0.5
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_large_gallery_is_ranked_and_its_goal_is_held_to_the_slower_of_two_rates(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(large_gallery, "ROWS", 256)
+    monkeypatch.setattr(large_gallery, "CENTRES", 50)
+    shards.write(tmp_path / "gallery", 2000, 700, large_gallery.draw)
+    facts = {name: part(tmp_path, 6) for name, part in large_gallery.PARTS.items()}
+    assert facts["faiss"]["recall"] > 0.9 and facts["exact"]["GB"] > 0.1
+    facts["exact"] |= {"GB": 2.9, "seconds": 19.0}
+    facts |= {"reading": {"seconds": 10.0, "GB/s": 1.0, "cold": True}, "products again": facts["products"]}
+    assert large_gallery.report(facts, 2000, 6) == 0 and "1.90 times the slower of the two" in capsys.readouterr().out
+    facts["exact"]["seconds"] = 21.0
+    assert large_gallery.report(facts, 2000, 6) == 1 and "missed" in capsys.readouterr().out

@@ -1,4 +1,9 @@
-"""Ranking against a full sort written out here, with ties, chunks, dtypes, and galleries smaller than k."""
+"""Ranking against a full sort written out here, with ties, chunks, dtypes, blocks, and galleries smaller than k."""
+
+import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +11,9 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from searle_lib import ranking
-from searle_lib.ranking import search
+from searle_lib.ranking import search, search_blocks
+from searle_lib.store import shards
+from searle_lib.store.executors import SERIAL
 
 WIDE = 64 * 9 * 11 + 5  # images of a gallery that is searched block by block, and a tail
 
@@ -123,7 +130,7 @@ class ScoreMatrices(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function is torch.Tensor.matmul or getattr(function, "__name__", "") in ("matmul", "__matmul__"):
+        if function is torch.Tensor.matmul or getattr(function, "__name__", "") in ("matmul", "__matmul__", "mm"):
             self.sizes.append(result.numel())
         return result
 
@@ -135,3 +142,145 @@ def test_a_budget_bounds_the_scores_held_at_once_and_each_is_computed_once(monke
     with ScoreMatrices() as watched:
         search(queries, gallery, k=5, candidates=rows, members=rows)
     assert max(watched.sizes) == 5 * len(gallery) and sum(watched.sizes) == len(queries) * len(gallery)
+
+
+def last_block_first(work, ranges, save=None):
+    """Compute ranges as an executor with workers may: each with a copy of the function, and not in order."""
+    return [(of, pickle.loads(pickle.dumps(work))(*of)) for of in reversed(ranges)]
+
+
+EXECUTORS = {"serial": SERIAL, "last block first": SimpleNamespace(map=last_block_first)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "k", "chunk", "exclude", "executor"),
+    [
+        (torch.float32, 5, None, True, "serial"),
+        (torch.float32, 5, 7, True, "last block first"),
+        (torch.float16, 12, 1, False, "last block first"),  # more than a block has
+        (torch.float64, 100, None, True, "serial"),
+        (torch.float32, 0, 4, False, "serial"),
+    ],
+)
+def test_a_gallery_of_several_blocks_is_ranked_as_a_full_sort_ranks_it(monkeypatch, dtype, k, chunk, exclude, executor):
+    monkeypatch.setattr(ranking, "ROWS", 8)  # blocks end at rows 8, 16, ..., 41; rows 0 to 19 stand again from 21 on
+    queries, gallery = problem(dtype, ties=True)
+    random = torch.Generator().manual_seed(5)
+    candidates = torch.stack([torch.randperm(41, generator=random)[:6] for _ in queries])
+    candidates[::3, 4:] = -1
+    excluded = candidates[:, 1].clone() if exclude else None
+    rows = {"candidates": candidates, "members": candidates.flip(1), "excluded": excluded}
+    answers = search_blocks(queries, gallery, k=k, chunk=chunk, executor=EXECUTORS[executor], **rows)
+    assert all(values.is_contiguous() for values in vars(answers).values())  # else they could not be saved
+    for row, images in enumerate(full_sorts(queries, gallery, excluded)):
+        assert answers.top[row].tolist() == images[:k]
+        assert torch.equal(answers.scores[row], gallery[answers.top[row]].float() @ queries[row].float())
+        expected = [images.index(image) if image in images else -1 for image in candidates[row].tolist()]
+        assert answers.ranks[row].tolist() == expected
+        group = [image for image in images if image in candidates[row]]
+        expected = [group.index(image) if image in group else -1 for image in candidates[row].flip(0).tolist()]
+        assert answers.order[row].tolist() == expected
+
+
+@pytest.mark.parametrize("tied", [(7, 8), (0, 40), (8, 15), (39, 40)])
+def test_equal_scores_on_both_sides_of_the_edge_of_a_block_rank_in_gallery_order(monkeypatch, tied):
+    monkeypatch.setattr(ranking, "ROWS", 8)
+    gallery = torch.zeros(41, 8)
+    gallery[20, 0], gallery[list(tied), 0] = 0.9, 0.7
+    for k in (1, 2, 3):
+        answers = search_blocks(torch.eye(8)[:1], gallery, k=k, candidates=torch.tensor([tied]))
+        assert answers.top.tolist() == [[20, *tied][:k]] and answers.ranks.tolist() == [[1, 2]]
+
+
+def test_a_gallery_of_one_block_gets_the_numbers_of_a_gallery_in_memory_to_the_bit():
+    queries, gallery = problem(queries=9, gallery=3000, dimension=64)
+    rows = {"k": 50, "candidates": torch.arange(9)[:, None], "members": torch.arange(27).view(9, 3)}
+    in_blocks = vars(search_blocks(queries, gallery, **rows))
+    for name, expected in vars(search(queries, gallery, **rows)).items():
+        assert torch.equal(in_blocks[name], expected)
+
+
+def test_a_rank_survives_a_worker_that_rounds_otherwise(monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 8)
+    queries, gallery = problem()
+    exact = ranking._Blocks._compare
+
+    def rounded(*arguments):
+        error = next(passes)
+        for part, scores in exact(*arguments):
+            yield part, scores * (1 + 1e-6 * error)
+
+    passes = iter([0] * 6 + [1] * 6)  # six blocks in the first pass, and in the second
+    monkeypatch.setattr(ranking._Blocks, "_compare", rounded)
+    ranks = search_blocks(queries, gallery, candidates=torch.tensor([[20]] * len(queries))).ranks
+    assert ranks.flatten().tolist() == [images.index(20) for images in full_sorts(queries, gallery, None)]
+
+
+def test_half_precision_rows_of_several_files_are_ranked_as_those_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 8)
+    queries, gallery = problem(torch.float16, ties=True)
+    shards.write(tmp_path, len(gallery), 5, lambda first, end: {"vectors": gallery[first:end]})
+    rows = shards.memory_map(tmp_path)["vectors"]
+    candidates = torch.tensor([[3, 40]] * len(queries))
+    for executor in EXECUTORS.values():
+        found = search_blocks(queries, rows, k=12, candidates=candidates, executor=executor)
+        in_memory = search(queries, gallery, k=12, candidates=candidates)
+        assert torch.equal(found.top, in_memory.top) and torch.equal(found.ranks, in_memory.ranks)
+
+
+def test_a_candidate_outside_a_gallery_of_several_blocks_is_refused(monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 8)
+    queries, gallery = problem()
+    with pytest.raises(ValueError, match="rows of a gallery of 41 images"):
+        search_blocks(queries, gallery, candidates=torch.full((len(queries), 1), 41))
+
+
+def test_each_pass_over_the_blocks_computes_each_score_once_within_the_budget(monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 8)
+    monkeypatch.setattr(ranking, "CELLS", 5 * 8 + 3)
+    queries, gallery = problem()
+    rows = torch.zeros(len(queries), 2, dtype=torch.int64)
+    for passes, arguments in (
+        (1, {"k": 5, "members": rows}),
+        (1, {"candidates": rows - 1}),  # padding alone, as where targets are secret
+        (2, {"candidates": rows}),
+    ):
+        with ScoreMatrices() as watched:
+            search_blocks(queries, gallery, **arguments)
+        assert max(watched.sizes) <= 5 * 8 + 3 and sum(watched.sizes) == passes * len(queries) * len(gallery)
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+
+import torch
+from searle_lib import ranking
+from searle_lib.backbone.embeddings import UnitRows
+from searle_lib.store import shards
+
+
+def kib(name):
+    return int(Path("/proc/self/status").read_text().partition(name + ":")[2].split()[0])
+
+
+ranking.ROWS, ranking.CELLS = 2**14, 2**22
+gallery = UnitRows(shards.memory_map(Path(sys.argv[1]))["vectors"])
+queries = torch.nn.functional.normalize(torch.randn(200, 256), dim=-1)
+rows = torch.randint(len(gallery), (200, 2))
+ranking.search_blocks(queries, gallery[: 2**14], k=50, candidates=rows % 2**14)  # what torch needs once
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+before = kib("VmRSS")
+ranking.search_blocks(queries, gallery, k=50, candidates=rows, members=rows, excluded=rows[:, 0])
+print((kib("VmHWM") - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_gallery(tmp_path):
+    vectors = torch.randn(2**14, 256, generator=torch.Generator().manual_seed(1)).half()
+    shards.write(tmp_path, 2**19, 2**14, lambda first, end: {"vectors": vectors})  # 256 MiB
+    ran = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 100

@@ -1,6 +1,7 @@
 """Compute, keep and read one vector per image: CLIP's image embedding, or a pseudo-word.
 
 Takes a table of images. The vectors are computed once for each list of images, and every stage and method reads them.
+Those of a list with more than LARGE images stay on disk.
 """
 
 import hashlib
@@ -26,9 +27,11 @@ from searle_lib.store.artefacts import Store, file_sha256, write_json
 from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
+from searle_lib.store.shards import Rows
 
 SHARD = 4096
-IMAGES = "images.json"  # the ids of an artefact's vectors
+LARGE = 2**17  # images of a list whose vectors are read all at once, at most
+VECTORS, IMAGES = "embeddings.safetensors", "images.json"  # the vectors of an artefact, and their ids
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,33 @@ class Embeddings:
         return self.vectors[self.rows(ids)]
 
 
+@dataclass(frozen=True)
+class UnitRows:
+    """The vectors of a large list [N, d], unit norm: they are read, and divided by their norm, when they are used."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return rows [n, d] float32, by their numbers or consecutive ones."""
+        vectors = self.rows[rows].float()
+        return F.normalize(vectors, dim=-1, out=vectors)  # a copy of its own, and a second one would take as much again
+
+
+@dataclass(frozen=True)
+class LargeEmbeddings(Embeddings):
+    """Embeddings of a list of more than LARGE images, whose vectors stay on disk."""
+
+    vectors: Rows
+
+    @cached_property
+    def unit(self) -> UnitRows:
+        """The vectors [N, d], unit norm, as rows that are read when they are used."""
+        return UnitRows(self.vectors)
+
+
 def encode(
     store: Store,
     backbone: Backbone,
@@ -110,8 +140,12 @@ def encode(
         return {"vectors": vectors}
 
     def make(folder: Path) -> None:
-        vectors = shards.run(folder / "shards", len(ids), SHARD, work, f"encoding {name}", store.executor)
-        _save(folder, name, ids, vectors["vectors"], backbone)
+        arguments = (len(ids), SHARD, work, f"encoding {name}", store.executor)
+        if len(ids) > LARGE:
+            shards.write(folder, *arguments)
+        else:
+            save_file(shards.run(folder / "shards", *arguments), folder / VECTORS)
+        _write_images(folder, name, ids, backbone)
 
     return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)
 
@@ -147,7 +181,8 @@ def keep_references(
 
     def make(folder: Path) -> None:
         vectors = torch.cat([galleries[gallery_of[image]].select([image]) for image in table["image"]])
-        _save(folder, name, tuple(table["image"]), vectors, backbone)
+        save_file({"vectors": vectors}, folder / VECTORS)
+        _write_images(folder, name, tuple(table["image"]), backbone)
 
     return store.keep(f"embeddings/{name}", facts_of(store, backbone, table), make).read(load)
 
@@ -209,8 +244,10 @@ def facts_of(store: Store, backbone: Backbone, table: pd.DataFrame) -> dict:
 def load(folder: Path) -> Embeddings:
     """Read embeddings from an artefact's folder."""
     facts = json.loads((folder / IMAGES).read_text(encoding="utf-8"))
-    vectors = load_file(folder / "embeddings.safetensors")["vectors"]
-    return Embeddings(facts["name"], tuple(facts["ids"]), vectors, folder.name.rpartition("-")[2], facts["clip"])
+    rest = (folder.name.rpartition("-")[2], facts["clip"])
+    if (folder / VECTORS).exists():
+        return Embeddings(facts["name"], tuple(facts["ids"]), load_file(folder / VECTORS)["vectors"], *rest)
+    return LargeEmbeddings(facts["name"], tuple(facts["ids"]), shards.memory_map(folder)["vectors"], *rest)
 
 
 def hash_images(
@@ -265,6 +302,5 @@ def _encode_rows(backbone: Backbone, pixels: Tensor, rows: range) -> Tensor:
     return encode_images(backbone, pixels[rows.start : rows.stop]).cpu()
 
 
-def _save(folder: Path, name: str, ids: tuple[str, ...], vectors: Tensor, backbone: Backbone) -> None:
-    save_file({"vectors": vectors.contiguous()}, folder / "embeddings.safetensors")
+def _write_images(folder: Path, name: str, ids: tuple[str, ...], backbone: Backbone) -> None:
     write_json(folder / IMAGES, {"name": name, "ids": ids, "clip": backbone.sha256})

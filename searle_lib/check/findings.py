@@ -17,6 +17,7 @@ from searle_lib.backbone.model import Backbone, load_clip
 from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
+from searle_lib.evaluation import indexes
 from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.folders import is_trained
@@ -128,8 +129,13 @@ def check_clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]
 
 
 def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
-    """Check the other weights: a pretrained φ, the language model, FTI4CIR's network or what its captions need."""
+    """Check the other weights: a pretrained φ, the language model, FTI4CIR's network or what its captions need.
+
+    The package of the index is checked, too.
+    """
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
+    if values["index"] == "faiss":
+        yield _try("FAISS", lambda: f"version {indexes.load_faiss().__version__}")
     if clip and "SEARLE" in methods and not is_trained(checkpoint):
         yield _try("φ", lambda: _phi(study, clip, study.path(checkpoint)))
     if _inverts(values) and not values["phrases_file"]:

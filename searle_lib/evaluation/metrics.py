@@ -5,6 +5,8 @@ Ranks start at 0; -1 is padding, or an image that has no rank.
 
 from torch import Tensor
 
+UNLISTED = 10**9  # the rank of an image that a list of the best images does not hold: beyond every k
+
 
 def recall_at(target_ranks: Tensor, k: int) -> Tensor:
     """Return 1.0 where a target's rank is below k, else 0.0: [Q] int64 -> [Q] float64."""

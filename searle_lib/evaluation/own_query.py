@@ -21,7 +21,7 @@ from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation.composers import Composer, Sources, load_composers
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.fti4cir import network, patches
-from searle_lib.ranking import search
+from searle_lib.ranking import search_blocks
 from searle_lib.searle import concepts, oti, phi, phrase_bank, phrases
 from searle_lib.store.artefacts import digest, file_sha256
 from searle_lib.store.records import MissingInput, StaleInput, Study
@@ -169,7 +169,7 @@ def rank(retriever: Retriever, query: Query, method: str, sentences: Sequence[st
     vector = query.composers[method].compose([query.reference], [sentences])
     targets = gallery.rows(query.targets).unsqueeze(0)  # [1, G]
     excluded = gallery.rows([query.excluded]) if query.excluded else None
-    answers = search(vector, gallery.unit, k=depth, candidates=targets, excluded=excluded)
+    answers = search_blocks(vector, gallery.unit, k=depth, candidates=targets, excluded=excluded)
     best = [gallery.ids[row] for row in answers.top[0].tolist()]
     first = min((place for place in answers.ranks[0].tolist() if place >= 0), default=-1)
     return Ranking(best, answers.scores[0].tolist(), first)

@@ -13,7 +13,7 @@ from searle_lib.backbone.model import clip_facts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import metrics
-from searle_lib.evaluation.rankings import Rankings, ranking_table
+from searle_lib.evaluation.rankings import Rankings, index_notes, ranking_table
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
@@ -58,18 +58,19 @@ def _load_scores(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_parquet(folder / "scores.parquet"), pd.read_parquet(folder / "rankings.parquet")
 
 
-def provenance(study: Study) -> dict:
+def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
     """Return the facts about a study that every table states, from its records.
 
     Keys: world, backbone (CLIP's name), clip_sha256, and sizes. `sizes` holds for each benchmark the number of queries
     and of gallery images in the study ("size") and in the data set ("full_size"), and both in words ("evaluated_on").
+    With the `rankings` of `read_scores` these words also say what an approximate index found.
     """
-    clip = clip_facts(study)
+    clip, notes = clip_facts(study), {} if rankings is None else index_notes(rankings)
     return {
         "world": study.read("02_concepts").parameters["world"],
         "backbone": clip["name"],
         "clip_sha256": clip["sha256"],
-        "sizes": {b.name: _size(b) for b in benchmarks.read(study)},
+        "sizes": {b.name: _size(b, notes.get(b.name, "")) for b in benchmarks.read(study)},
     }
 
 
@@ -110,10 +111,11 @@ def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
     return of_metric.merge(aspects, on="query").rename(columns={"aspects": "category"})
 
 
-def _size(benchmark: Benchmark) -> dict:
+def _size(benchmark: Benchmark, note: str) -> dict:
     """How much of a data set is evaluated, in numbers and in words; FashionIQ's sentence also names its gallery."""
     (queries, images), (all_queries, all_images) = benchmark.size, benchmark.full_size
     text = f"{queries:,} of {all_queries:,} queries over {images:,} of {all_images:,} images"
     if len(benchmark.protocol.categories) > 1:
         text += " (union gallery)" if benchmark.gallery_name.endswith("-union") else " (split gallery)"
+    text += f", {note}" if note else ""
     return {"size": benchmark.size, "full_size": benchmark.full_size, "evaluated_on": text}

@@ -122,7 +122,10 @@ function answer(query, method) { // what a method says about its target, and its
   const {name, colour} = data.methods[method];
   const [rank, precision] = [query.ranks[method], query.precision[method]];
   const lines = [element("h3", {}, element("span", {class: "mark", style: `background: ${colour}`}), name)];
-  if (rank === null) lines.push(element("p", {}, "no ranking of this query"));
+  if (rank === null) {
+    const isRanked = query.best[method].length > 0;
+    lines.push(element("p", {}, isRanked ? "missed: rank unknown" : "no ranking of this query"));
+  }
   else if (finds(query, method)) lines.push(element("p", {class: "found"}, `✓ found at rank ${rank}`));
   else lines.push(element("p", {}, `missed: rank ${rank}`));
   if (precision !== null) lines.push(element("p", {class: "quiet"}, `AP@10 ${(100 * precision).toFixed(1)} %`));

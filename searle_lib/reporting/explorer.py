@@ -23,6 +23,8 @@ from searle_lib.data import benchmarks as benchmark_tables
 from searle_lib.data import images
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import composition, query_words
+from searle_lib.evaluation.metrics import UNLISTED
+from searle_lib.evaluation.rankings import index_notes
 from searle_lib.evaluation.scores import ASPECT_METRIC, read_scores
 from searle_lib.reporting import stale_pages, templates
 from searle_lib.reporting.figures import COLOURS, LINES
@@ -62,7 +64,7 @@ def data(
     """Return what the page shows, as plain lists: methods, images (id and path, each once) and queries.
 
     A query names an image by its place in `images`. Its lists over methods are in the order of `methods`. Ranks start
-    at 1; cosines are in thousandths. A method without a ranking of a query has the rank None there.
+    at 1; cosines are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
 
     Args:
         benchmarks: those of the study; splits with secret targets are left out.
@@ -82,9 +84,10 @@ def data(
     for query in queries:
         by_method = [answers.get((query["key"], method), {}) for method in methods]
         entries.append(_entry(query, by_method, places))
+    notes = [f"{name} is {note}." for name, note in index_notes(rankings).items() if name in rows]
     paths = {(b.dataset, image): path for b in scored for image, path in b.gallery[["image", "path"]].to_numpy()}
     return {
-        "selection": _selection(scored, rows, seed),
+        "selection": " ".join([_selection(scored, rows, seed), *notes]),
         "example": _example_key(scored),
         "methods": [{"name": method, "colour": COLOURS.get(method, LINES[3])} for method in methods],
         "images": [{"id": image, "path": paths[dataset, image]} for dataset, image in places],
@@ -174,7 +177,7 @@ def _answers(
         if query:
             title, method = query["title"], row.method
             answers[query["key"], method] = {
-                "rank": row.rank + 1 if row.rank >= 0 else None,
+                "rank": row.rank + 1 if 0 <= row.rank < UNLISTED else None,
                 "best": list(row.best[:SHOWN]),
                 "cosines": [round(1000 * float(cosine)) for cosine in row.scores[:SHOWN]],
                 "precision": precisions.get((title, row.split, row.category, row.query, method)),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from searle_lib.data import images
 from searle_lib.data.benchmarks import Benchmark, Example
+from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.reporting import templates
 
 THUMBNAIL_SIDE = 192  # pixels: three times the size in a sheet, half the size of an enlarged image
@@ -118,6 +119,8 @@ def _images(method: str, answer: dict, targets: list[str], paths: dict, depth: i
 
 def _note(answer: dict, depth: int) -> str:
     """Return at which rank, from 1, the first target stands, where it is not among the images that are shown."""
+    if answer["rank"] == UNLISTED:
+        return f"target not among the first {len(answer['best'])}"
     return f"target at {answer['rank'] + 1:,}" if answer["rank"] >= depth else ""
 
 

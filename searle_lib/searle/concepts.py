@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from searle_lib.backbone.embeddings import Embeddings
+from searle_lib.backbone.embeddings import LARGE, Embeddings
 from searle_lib.backbone.model import Backbone, tokenize
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.ranking import search
@@ -178,7 +178,9 @@ def associate(
             vocabulary_facts = {name: facts[name] for name in ("clip", "vocabulary", "precision", "code")}
             artefact = store.keep("vocabulary-features", vocabulary_facts, embed)
             features = artefact.read(lambda folder: load_file(folder / "text.safetensors")["embeddings"])
-            names, rows = vocabulary.names, search(F.normalize(images.vectors, dim=-1), features, k=depth).top
+            starts = range(0, len(images.ids), LARGE)
+            units = (F.normalize(images.vectors[start : start + LARGE], dim=-1) for start in starts)
+            names, rows = vocabulary.names, torch.cat([search(unit, features, k=depth).top for unit in units])
         save_file({"rows": rows[:, :depth].contiguous()}, folder / "concepts.safetensors")
         write_json(folder / NAMES, {"ids": images.ids, "names": names})
 

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from searle_lib.data import annotations
 from searle_lib.data.benchmarks import PROTOCOLS
 from searle_lib.evaluation import scores
+from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.evaluation.rankings import Rankings
 from searle_lib.servers.predictions import (
     Task,
@@ -29,7 +30,6 @@ from searle_lib.servers.predictions import (
 from searle_lib.store.reading import FileRefused, printable
 
 SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https://circo.micc.unifi.it/"}
-UNLISTED = 10**9  # the rank of an image that is not in a list: beyond every k
 
 
 def score(file: Path, dataset: str, data_root: Path, category: str | None = None) -> dict:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -65,14 +67,29 @@ class Rows:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return the rows [n, ...] with the numbers `rows` [n] int64."""
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Return the rows [n, ...] with the numbers `rows` [n] int64, or consecutive rows."""
+        if isinstance(rows, slice):
+            return self._read(*rows.indices(len(self))[:2])
         shards = torch.searchsorted(self.starts, rows.contiguous(), right=True) - 1
         values = torch.empty(len(rows), *self.parts[0].shape[1:], dtype=self.parts[0].dtype)
         for shard in shards.unique().tolist():
             places = (shards == shard).nonzero().squeeze(1)
             values[places] = self.parts[shard][rows[places] - self.starts[shard]]
         return values
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """Return all rows on a device."""
+        return self[:].to(device)
+
+    def _read(self, first: int, end: int) -> Tensor:
+        """Return the rows first to end - 1; their files are mapped for this call alone, so no page stays in memory."""
+        values = [self.parts[0][:0]]
+        for start, stop in pairwise(self.starts.tolist()):
+            if start < end and first < stop:
+                with safe_open(Shards(self.folder).file(start, stop), framework="pt") as file:
+                    values.append(file.get_slice(self.name)[max(first - start, 0) : min(end, stop) - start])
+        return torch.cat(values)
 
 
 def run(

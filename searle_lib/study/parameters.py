@@ -44,6 +44,7 @@ CHOICES = {  # where the allowed values are listed; imported only when a value h
     "images_to_invert": "data.benchmarks:IMAGE_LISTS",
     "caption_split": "fti4cir.captions:SPLITS",
     "methods": "evaluation.methods:METHODS",
+    "index": "evaluation.indexes:INDEXES",
 }
 SETTINGS = {  # the class of which a parameter with this prefix is a field; it states the field's limits
     "phrase_": "searle.settings:PhraseSettings",

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,13 @@ def test_without_clip_nothing_else_is_blamed(values, world, tmp_path, capsys):
     changed = values | {"clip_model": "/nope.pt", "methods": ["FTI4CIR"], "fti_weights": "/released.pth"}
     _, output = run_check(capsys, changed, place(tmp_path))
     assert "clip_model /nope.pt is neither a file nor" in output and "BLIP" not in output and "spaCy" not in output
+
+
+def test_an_index_without_its_package_is_reported(values, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    changed = values | {"methods": ["Image-only"], "index": "faiss"}
+    (finding,) = findings.check_models(changed, place(tmp_path), None)
+    assert finding.problems == ("index faiss needs FAISS; run: pip install faiss-cpu, or set index: exact.",)
 
 
 def test_a_relative_data_root_lies_below_the_project(values, tmp_path):

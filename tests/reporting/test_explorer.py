@@ -16,6 +16,7 @@ from PIL import Image
 
 from searle_lib.data import benchmarks as benchmark_tables
 from searle_lib.data.benchmarks import Benchmark
+from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.reporting import explorer
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -187,6 +188,15 @@ def test_a_method_without_a_ranking_of_a_query_has_no_rank_there(tmp_path):
     table = explorer.data(benchmarks, scores, rankings[~gone], words)
     place = [method["name"] for method in table["methods"]].index("SEARLE")
     assert [query["ranks"][place] is None for query in table["queries"]] == [False] * 5 + [True] * 3
+
+
+def test_a_target_that_an_index_does_not_list_is_missed_at_an_unknown_rank(tmp_path, visit):
+    benchmarks, scores, rankings, words = tables(tmp_path)
+    rankings.loc[(rankings["method"] == "SEARLE") & (rankings["rank"] >= 0), "rank"] = UNLISTED
+    page = tmp_path / "explorer.html"
+    page.write_text(explorer.render(explorer.data(benchmarks, scores, rankings, words), "study", False))
+    text = visit(page, state="query=circo/val/1").locator(".answer").nth(2).inner_text()
+    assert text.startswith("SEARLE") and "missed: rank unknown" in text
 
 
 def test_without_a_single_part_there_are_no_classes(tmp_path):

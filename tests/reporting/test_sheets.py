@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from searle_lib.data import benchmarks
+from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.reporting import sheets
 
 
@@ -45,7 +46,16 @@ def test_an_image_names_its_method_rank_cosine_and_id(circo):
     ]
 
 
-@pytest.mark.parametrize("rank, note", [(4, ""), (5, "target at 6"), (1999, "target at 2,000"), (-1, "")])
+@pytest.mark.parametrize(
+    ("rank", "note"),
+    [
+        (4, ""),
+        (5, "target at 6"),
+        (1999, "target at 2,000"),
+        (-1, ""),
+        (UNLISTED, "target not among the first 5"),
+    ],
+)
 def test_a_row_without_a_hit_ends_with_the_rank_of_the_target(circo, rank, note):
     html = sheets.retrieved(
         benchmarks.Example(circo, 0), rankings_of(circo, circo.gallery["image"][:5], rank=rank)

@@ -51,6 +51,15 @@ def test_shards_that_stay_on_disk_give_any_rows_in_any_order(tmp_path, size):
     assert len(mapped["row"]) == 10 and len(mapped["row"][rows[:0]]) == 0
 
 
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_consecutive_rows_are_read_across_shards(tmp_path, size):
+    shards.write(tmp_path, 10, size, squares)
+    rows = shards.memory_map(tmp_path)["row"]
+    for part in (slice(2, 7), slice(3, 6), slice(4, 4), slice(8, 99), slice(None)):
+        assert torch.equal(rows[part], squares(0, 10)["row"][part])
+    assert torch.equal(rows.to("cpu"), squares(0, 10)["row"])
+
+
 DAMAGES = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "empty": lambda path: path.write_bytes(b""),

@@ -56,6 +56,7 @@ def test_values_and_overrides_are_read_with_their_types(tmp_path, known):
         ("methods: []", r"methods in .* is empty; name at least one of Image-only, Text-only, "),
         ("images_to_invert: [pictures]", r"images_to_invert in .* holds 'pictures'; it must be unlabeled or referenc"),
         ("fti_words: neither", r"fti_words in .* is 'neither'; it must be 'both', 'subject' or 'attributes'"),
+        ("index: fast", r"index in .* holds 'fast'; it must be exact or faiss"),
         ("methods: [SEARL]", r"methods in .* holds 'SEARL'; it must be Image-only or Text-only or"),
         ("oti_steps: 0", r"oti_steps in .* is 0; it must be greater than 0"),
         ("oti_lambda_gpt: -0.5", r"oti_lambda_gpt in .* is -0.5; it must be greater than or equal to 0"),
