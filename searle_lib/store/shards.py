@@ -30,17 +30,13 @@ class Shards:
     folder: Path
     size: int
 
-    def file(self, first: int, end: int) -> Path:
-        """Return the file of a range of rows."""
-        return self.folder / f"rows-{first:09d}-{end:09d}.safetensors"
-
     def has(self, first: int, end: int) -> bool:
         """Return whether a range is saved."""
-        return self.file(first, end).is_file()
+        return shard_file(self.folder, first, end).is_file()
 
     def __call__(self, result: dict[str, Tensor], first: int, end: int) -> None:
         """Save the tensors of a range. The file is complete or absent."""
-        tensors.save(result, self.file(first, end))
+        tensors.save(result, shard_file(self.folder, first, end))
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Rows:
         values = [self.parts[0][:0]]
         for start, stop in pairwise(self.starts.tolist()):
             if start < end and first < stop:
-                with safe_open(Shards(self.folder).file(start, stop), framework="pt") as file:
+                with safe_open(shard_file(self.folder, start, stop), framework="pt") as file:
                     values.append(file.get_slice(self.name)[max(first - start, 0) : min(end, stop) - start])
         return torch.cat(values)
 
@@ -122,6 +118,11 @@ def write(folder: Path, rows: int, size: int, work: Work, desc: str = "", execut
                 bar.update(done + end - first - bar.n)  # less the rows that `work` itself has reported
                 done = bar.n
                 bars.log(f"{desc}: saved rows {first:,} to {end - 1:,} of {rows:,}")
+
+
+def shard_file(folder: Path, first: int, end: int) -> Path:
+    """Return the file of a range of rows."""
+    return folder / f"rows-{first:09d}-{end:09d}.safetensors"
 
 
 def memory_map(folder: Path) -> dict[str, Rows]:

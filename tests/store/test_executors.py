@@ -50,7 +50,7 @@ def test_the_parts_together_are_the_shards_of_one_process(tmp_path, in_folder):
     last = keep(store_of_job(tmp_path, 1, 3), in_folder=in_folder)  # which needs no other job any more
     assert last.tolist() == [row**2 for row in range(43)]
     saved = {path.name: path.read_bytes() for path in (tmp_path / "store").rglob("rows-*")}
-    assert sorted(saved) == [Shards(tmp_path, 20).file(*rows).name for rows in ((0, 20), (20, 40), (40, 43))]
+    assert sorted(saved) == [shards.shard_file(tmp_path, *rows).name for rows in ((0, 20), (20, 40), (40, 43))]
 
 
 def test_the_notebook_computes_nothing_that_the_jobs_have(tmp_path):
