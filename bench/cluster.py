@@ -28,7 +28,7 @@ from bench import kills
 from bench.nodes import Nodes, nodes
 from searle_lib.miniworld import writers
 
-LIMIT = 300.0  # seconds in which a run must end after a kill
+LIMIT = 900.0  # seconds in which a run must end after a kill
 WAYS = ("worker", "node", "driver", "head")
 CUTS = {"oti_batch_size": 4, "oti_save_every": 1, "oti_steps": 40, "phrase_batch_size": 2}  # many small ranges
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -48,6 +48,8 @@ class Ray:
         workers: those that were started and have not died.
         failures: how many workers in succession died on each node before they were ready.
         sentences: what workers have said so far; each is said once.
+        files: an actor that hands out the files of the notebook's node.
+        idle: ends the workers if no stage needs them.
     """
 
     address: str
@@ -63,6 +65,11 @@ class Ray:
         if not ranges:
             return
         self.connect()
+        if self.idle:
+            self.idle.cancel()
+        if self.files is None:
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()
         probe = save and temporary_name(save.folder / "is-shared")
         if probe:
             probe.touch()
@@ -84,15 +91,12 @@ class Ray:
         """Accept everything."""
 
     def close(self) -> None:
-        self.wake()
-        for worker in self.workers:
-            ray.kill(worker.actor)
-        self.workers.clear()
-
-    def wake(self) -> None:
-        """Keep the workers that idle."""
         if self.idle:
             self.idle.cancel()
+        for actor in [worker.actor for worker in self.workers] + [self.files] * bool(self.files):
+            ray.kill(actor)
+        self.workers.clear()
+        self.files = None
 
     def require_head(self) -> None:
         """Raise ConnectionError if the head of the cluster does not answer; Ray itself would wait for minutes."""
@@ -108,7 +112,6 @@ class Ray:
 
     def connect(self) -> None:
         """Join the cluster, unless this process has. Raises ConnectionError."""
-        self.wake()
         if ray.is_initialized():
             return
         ray._private.worker.print_to_stdstream = lambda *line, **more: None  # raylets' own logs are not for a notebook
@@ -123,8 +126,6 @@ class Ray:
                 f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a "
                 "node of it on this machine with `ray start`, and run the study again."
             ) from problem
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @dataclass(eq=False)
@@ -267,6 +268,7 @@ class _Stage:
             return
         worker.place = facts.pop("place")
         self.cluster.failures.pop(worker.node, None)
+        bars.count_workers(len(self.ready))
         for name, here in versions().items():
             if facts[name] != here:
                 raise ValueError(

@@ -45,7 +45,7 @@ def executor(cluster):
     torch.set_num_threads(threads)
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=180):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -200,7 +200,7 @@ def test_an_interrupt_ends_the_workers_within_two_seconds(cluster, executor):
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         list(executor.map(lambda first, end: time.sleep(60), [(0, 1), (1, 2)]))
-    wait_until(lambda: not cluster.named("Actor"), 2)
+    wait_until(lambda: not cluster.named("Actor") and not cluster.named("Files"), 2)
 
 
 def test_workers_without_work_end(cluster, executor, monkeypatch):
