@@ -17,9 +17,9 @@ from searle_lib.check.findings import VOCABULARY_SIZE
 from searle_lib.check.published import IMAGENET_SIZE, SHAPES
 from searle_lib.fti4cir import patches
 from searle_lib.fti4cir.network import MAX_ATTRIBUTES, SLOTS
+from searle_lib.ranking import ROWS
 from searle_lib.searle import concepts, oti, phrase_bank
 
-BLOCK = 2**17  # gallery rows of a range of the ranking
 B32, L14, QUERIES = SHAPES["ViT-B/32"], SHAPES["ViT-L/14"], 800
 PARAMETERS = yaml.safe_load((Path(__file__).parents[1] / "params" / "searle-xl.yaml").read_text(encoding="utf-8"))
 
@@ -52,7 +52,7 @@ def growing(images: int, rates: Mapping[str, float]) -> list[Stage]:
         Stage("nearest concepts", images, "scores", 2 * VOCABULARY_SIZE * d, 4 * d, 8 * depth),
         _oti("OTI of all images", images),
         Stage("φ of all images, not kept", images, "φ", arithmetic.phi(B32), 4 * d, 0),
-        Stage(f"exact ranking, {QUERIES} queries", images, "scores", 2 * QUERIES * d, 4 * d, 0, BLOCK),
+        Stage(f"exact ranking, {QUERIES} queries", images, "scores", 2 * QUERIES * d, 4 * d, 0, ROWS),
         Stage("index, vectors assigned to lists", images, "scores", 2 * 4 * images**0.5 * d, 4 * d, 4 * d + 8),
         _patches("patch tokens of all images (L/14)", images, rates),
         Stage("FTI4CIR's words of all images (L/14)", images, "images", fti, file, words, patches.SHARD, decoding),

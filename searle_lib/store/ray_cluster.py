@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from searle_lib.store import bars
 from searle_lib.store.executors import Range, Save, Work
 from searle_lib.store.files import Unwritable, temporary_name
-from searle_lib.store.ray_worker import Actor, Files, Task, pickle, versions
+from searle_lib.store.ray_worker import Actor, Task, pickle, versions
 
 IN_FLIGHT = 2  # ranges of a worker: one that it computes, and one that waits for it
 TRIES = 3  # workers that may die over a range, or on a node before they are ready
@@ -48,7 +48,6 @@ class Ray:
         workers: those that were started and have not died.
         failures: how many workers in succession died on each node before they were ready.
         sentences: what workers have said so far; each is said once.
-        files: an actor that hands out the files of the notebook's node.
         idle: ends the workers if no stage needs them.
     """
 
@@ -58,7 +57,6 @@ class Ray:
     workers: list["_Worker"] = field(default_factory=list)
     failures: Counter = field(default_factory=Counter)
     sentences: set[str] = field(default_factory=set)
-    files: Any = None
     idle: threading.Timer | None = None
 
     def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
@@ -67,9 +65,6 @@ class Ray:
         self.connect()
         if self.idle:
             self.idle.cancel()
-        if self.files is None:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self.files = Files.options(num_cpus=0, scheduling_strategy=here).remote()
         probe = save and temporary_name(save.folder / "is-shared")
         if probe:
             probe.touch()
@@ -93,10 +88,9 @@ class Ray:
     def close(self) -> None:
         if self.idle:
             self.idle.cancel()
-        for actor in [worker.actor for worker in self.workers] + [self.files] * bool(self.files):
-            ray.kill(actor)
+        for worker in self.workers:
+            ray.kill(worker.actor)
         self.workers.clear()
-        self.files = None
 
     def require_head(self) -> None:
         """Raise ConnectionError if the head of the cluster does not answer; Ray itself would wait for minutes."""
@@ -201,6 +195,7 @@ class _Stage:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         kind, need = self._need(nodes)
         running = Counter(worker.node for worker in self.cluster.workers)
+        here = ray.get_runtime_context().get_node_id()
         wanted = len(self.pending) - len(self.cluster.workers)
         for node in nodes:
             name, resources = node["NodeID"], node["Resources"]
@@ -209,7 +204,7 @@ class _Stage:
                 threads = torch.get_num_threads() if kind == "CPU" else int(resources.get("CPU", 1) / slots)
                 share = {"num_cpus": need} if kind == "CPU" else {"num_cpus": 0, "num_gpus": need}
                 strategy = NodeAffinitySchedulingStrategy(name, soft=False)
-                actor = Actor.options(**share, scheduling_strategy=strategy).remote(max(1, threads), self.cluster.files)
+                actor = Actor.options(**share, scheduling_strategy=strategy).remote(max(1, threads), here)
                 self.cluster.workers.append(_Worker(actor, name, actor.facts.remote()))
                 wanted -= 1
 

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import torch
 from ray import cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from searle_lib.store import bars, shards
@@ -76,10 +77,10 @@ class Files:
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"health": 1})
 class Actor:
-    """A worker. `threads` is how many torch uses; `files` has the files of the kernel's node."""
+    """A worker. `threads` is how many torch uses, and `kernel_node` the id of the node where the notebook runs."""
 
-    def __init__(self, threads: int, files: ray.actor.ActorHandle):
-        self.threads, self.files = threads, files
+    def __init__(self, threads: int, kernel_node: str):
+        self.threads, self.kernel_node = threads, kernel_node
         self.reference: ray.ObjectRef | None = None
         self.task: Task | None = None
         self.saving_since: float | None = None
@@ -130,12 +131,14 @@ class Actor:
 
     def fetch(self, folder: Path) -> Path:
         """Copy a folder of shards from the kernel's node, once a node; return where the copy is."""
+        there = NodeAffinitySchedulingStrategy(self.kernel_node, soft=False)
+        files = Files.options(name="files", get_if_exists=True, num_cpus=0, scheduling_strategy=there).remote()
         copy = Path(tempfile.gettempdir()) / f"searle-shards-{os.getuid()}" / folder.name
         copy.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ray.get(self.files.list.remote(folder)):
+        for name in ray.get(files.list.remote(folder)):
             if not (copy / name).exists():
                 with atomic_write(copy / name, durable=False) as temporary:
-                    temporary.write_bytes(ray.get(self.files.read.remote(folder / name)))
+                    temporary.write_bytes(ray.get(files.read.remote(folder / name)))
         return copy
 
 

@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 import ray
 import torch
+import torch.nn.functional as F
 
 from bench.nodes import nodes
+from searle_lib import ranking
 from searle_lib.store import bars, ray_cluster, shards
 from searle_lib.store.artefacts import Store
+from searle_lib.store.executors import SERIAL
 from searle_lib.store.files import Unwritable
 from searle_lib.store.ray_cluster import Ray
 from searle_lib.store.reading import PACKAGE
@@ -95,6 +98,17 @@ def test_finished_ranges_are_not_computed_again(tmp_path, executor):
 def test_without_somewhere_to_save_the_results_come_back(executor):
     computed = dict(executor.map(lambda first, end: first * end, [(0, 2), (2, 5)]))
     assert computed == {(0, 2): 0, (2, 5): 10}
+
+
+def test_workers_rank_the_blocks_of_a_gallery_as_one_process_does(executor, monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 40)
+    vectors = F.normalize(torch.randn(206, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    vectors[150] = vectors[3]  # a tie between two blocks
+    rows = {"k": 7, "candidates": torch.tensor([[3, 150], [80, -1]]), "excluded": torch.tensor([10, 80])}
+    expected, actual = (
+        vars(ranking.search_blocks(vectors[:2], vectors, executor=one, **rows)) for one in (SERIAL, executor)
+    )
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_a_refusal_on_a_worker_is_the_sentence_with_its_node(tmp_path, executor):
