@@ -17,7 +17,8 @@ import psutil
 
 MARK = "SEARLE_TEST_CLUSTER"  # a variable of every process of a cluster: its folder and the number of the node
 START = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-LIMIT = 60.0  # seconds in which a head starts
+STARTED = "Ray runtime started"  # what Ray prints
+LIMIT = 180.0  # seconds in which a node starts
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Nodes:
         return f"127.0.0.1:{self.port}"
 
     def start(self, number: int, *, cpus: int = 1, before: tuple[str, ...] = ()) -> None:
-        """Start a node.
+        """Start a node, and wait until it is a part of the cluster. Raises TimeoutError.
 
         Args:
             number: of the node; 0 is the head.
@@ -51,12 +52,18 @@ class Nodes:
         command = [*before, *START, f"--num-cpus={cpus}", *(place if number == 0 else [f"--address={self.address}"])]
         variables = {MARK: f"{self.folder}/{number}", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         variables["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"  # 60 by default: how long a node misses its head
-        with (self.folder / f"node-{number}.log").open("w") as log:
-            self.running[number] = subprocess.Popen(
-                command, env=os.environ | variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
-        if number == 0:
-            self._wait_for_head()
+        file, end = self.folder / f"node-{number}.log", time.monotonic() + LIMIT
+        while time.monotonic() < end:  # a node gives up early where the head is slow, and is started again
+            with file.open("w") as log:
+                process = subprocess.Popen(
+                    command, env=os.environ | variables, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                )
+            self.running[number] = process
+            while process.poll() is None and time.monotonic() < end:
+                if STARTED in file.read_text():
+                    return
+                time.sleep(0.1)
+        raise TimeoutError(f"node {number} of Ray does not start: {file.read_text()[-500:]}")
 
     def processes(self, number: int | None = None) -> list[psutil.Process]:
         """Return the processes of a node, or of all nodes."""
@@ -84,15 +91,6 @@ class Nodes:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
         self.running.pop(number).wait()
-
-    def _wait_for_head(self) -> None:
-        end = time.monotonic() + LIMIT
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            time.sleep(0.1)
-        raise TimeoutError(f"no head of Ray answers at {self.address}; see {self.folder}/node-0.log.")
 
 
 @contextlib.contextmanager
