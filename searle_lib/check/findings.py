@@ -22,6 +22,7 @@ from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.folders import is_trained
 from searle_lib.searle import concepts, phi
+from searle_lib.store import executors
 from searle_lib.store.artefacts import DamagedArtefact, atomic_write, file_sha256
 from searle_lib.store.records import Study
 from searle_lib.study import plan
@@ -131,9 +132,11 @@ def check_clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]
 def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
     """Check the other weights: a pretrained φ, the language model, FTI4CIR's network or what its captions need.
 
-    The package of the index is checked, too.
+    The cluster that is to compute and the package of the index are checked, too.
     """
     methods, checkpoint = values["methods"], values["phi_checkpoint"]
+    if values["executor"] == "ray":
+        yield _try("Ray cluster", lambda: executors.of_parameters(values).describe())
     if values["index"] == "faiss":
         yield _try("FAISS", lambda: f"version {indexes.load_faiss().__version__}")
     if clip and "SEARLE" in methods and not is_trained(checkpoint):

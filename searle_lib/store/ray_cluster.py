@@ -104,6 +104,34 @@ class Ray:
                 "correct ray_address, and run the study again: finished shards are kept."
             ) from None
 
+    @property
+    def share(self) -> tuple[str, float]:
+        """The resource that a worker takes, CPU or GPU, and how much of it."""
+        device = self.device.partition(":")[0]
+        if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+            return "GPU", self.gpus
+        return "CPU", torch.get_num_threads()
+
+    def require_room(self, nodes: Sequence[dict]) -> None:
+        """Raise ValueError if no node has room for a worker."""
+        kind, need = self.share
+        most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
+        if most < need:
+            remedy = "set device to cpu, or start the nodes with --num-gpus"
+            if kind == "CPU":
+                remedy = f"set OMP_NUM_THREADS={int(most) or 1} for the study, or start the nodes with more --num-cpus"
+            raise ValueError(
+                f"a worker takes {need:g} {kind}s, and the largest node of the cluster has {most:g}; {remedy}."
+            )
+
+    def describe(self) -> str:
+        """Join the cluster, and say how many workers it has room for. Raises ConnectionError and ValueError."""
+        self.connect()
+        nodes, (kind, need) = alive_nodes(), self.share
+        self.require_room(nodes)
+        workers = sum(int(node["Resources"].get(kind, 0) / need) for node in nodes)
+        return f"{len(nodes)} nodes, with room for {workers} workers of {need:g} {kind}s each"
+
     def connect(self) -> None:
         """Join the cluster, unless this process has. Raises ConnectionError."""
         if ray.is_initialized():
@@ -120,6 +148,11 @@ class Ray:
                 f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a "
                 "node of it on this machine with `ray start`, and run the study again."
             ) from problem
+
+
+def alive_nodes() -> list[dict]:
+    """Return the nodes of the cluster that live."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass(eq=False)
@@ -192,8 +225,10 @@ class _Stage:
 
     def _start_workers(self) -> None:
         """Start workers on all nodes that have room, at most one a range."""
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        kind, need = self._need(nodes)
+        nodes = alive_nodes()
+        if not self.looked:
+            self.cluster.require_room(nodes)
+        kind, need = self.cluster.share
         running = Counter(worker.node for worker in self.cluster.workers)
         here = ray.get_runtime_context().get_node_id()
         wanted = len(self.pending) - len(self.cluster.workers)
@@ -207,21 +242,6 @@ class _Stage:
                 actor = Actor.options(**share, scheduling_strategy=strategy).remote(max(1, threads), here)
                 self.cluster.workers.append(_Worker(actor, name, actor.facts.remote()))
                 wanted -= 1
-
-    def _need(self, nodes: list[dict]) -> tuple[str, float]:
-        """Return the resource that a worker takes, and how much. Raises ValueError if no node ever had as much."""
-        device = self.cluster.device.partition(":")[0]
-        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        kind, need = ("GPU", self.cluster.gpus) if on_gpu else ("CPU", torch.get_num_threads())
-        most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
-        if most < need and not self.looked:
-            remedy = "set device to cpu, or start the nodes with --num-gpus"
-            if kind == "CPU":
-                remedy = f"set OMP_NUM_THREADS={int(most) or 1} for the study, or start the nodes with more --num-cpus"
-            raise ValueError(
-                f"a worker takes {need:g} {kind}s, and the largest node of the cluster has {most:g}; {remedy}."
-            )
-        return kind, need
 
     def _submit(self) -> None:
         """Give each worker a range to compute, and one to wait for it while there are enough for all."""

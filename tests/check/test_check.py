@@ -276,6 +276,14 @@ def test_an_index_without_its_package_is_reported(values, tmp_path, monkeypatch)
     assert finding.problems == ("index faiss needs FAISS; run: pip install faiss-cpu, or set index: exact.",)
 
 
+def test_a_cluster_that_does_not_answer_is_a_problem(values, tmp_path):
+    changed = values | {"methods": ["Image-only"], "executor": "ray", "ray_address": "127.0.0.1:1"}
+    (finding,) = findings.check_models(changed, place(tmp_path), None)
+    assert (
+        finding.subject == "Ray cluster" and "no Ray cluster answers at ray_address 127.0.0.1:1" in finding.problems[0]
+    )
+
+
 def test_a_relative_data_root_lies_below_the_project(values, tmp_path):
     study = place(tmp_path)
     assert findings.data_root({"data_root": "data/mini"}, study) == ROOT / "data" / "mini"

@@ -189,6 +189,10 @@ def test_a_worker_that_writes_for_too_long_is_a_sentence(tmp_path, executor, mon
     assert capsys.readouterr().out.count("does it answer?") == 1
 
 
+def test_the_cluster_says_how_many_workers_it_has_room_for(executor):
+    assert executor.describe() == "2 nodes, with room for 2 workers of 1 CPUs each"
+
+
 def test_a_worker_needs_a_node_with_enough_cpus(tmp_path, executor, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(ValueError, match="a worker takes 2 CPUs, and the largest node of the cluster has 1; set OMP_N"):
