@@ -4,6 +4,7 @@ A stage hands `shards` a function `work(first, end)` and does not know who calls
 and the same function, so the shards hold the same bytes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,24 +33,25 @@ class Save(Protocol):
         """Return whether the result of a range is saved."""
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """Computes ranges of rows."""
 
+    @abstractmethod
     def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
         """Yield each range with work(first, end), in any order; with None, as soon as `save` has saved the result."""
 
     def place(self, folder: Path) -> Path:
         """Return where the shards of a folder are."""
+        return folder
 
-    def require_whole(self, what: str) -> None:
+    def require_whole(self, what: str) -> None:  # noqa: B027
         """Raise PartComputed if this process computes no more than a part of a stage; `what` cannot be cut."""
 
-    def close(self) -> None:
-        """End the workers."""
+    def close(self) -> None:  # noqa: B027
+        """End the workers, if there are some."""
 
 
-@dataclass(frozen=True)
-class Serial:
+class Serial(Executor):
     """Computes in this process, one range after another."""
 
     def map(self, work: Work, ranges: Sequence[Range], save: Save | None = None) -> Iterator[tuple[Range, Any]]:
@@ -58,15 +60,6 @@ class Serial:
             if save:
                 save(result, first, end)
             yield (first, end), None if save else result
-
-    def place(self, folder: Path) -> Path:
-        return folder
-
-    def require_whole(self, what: str) -> None:
-        """Accept everything."""
-
-    def close(self) -> None:
-        """There are no workers."""
 
 
 SERIAL = Serial()

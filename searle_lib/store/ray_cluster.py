@@ -13,7 +13,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a study reports to nobody
@@ -25,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from searle_lib.store import bars
-from searle_lib.store.executors import Range, Save, Work
+from searle_lib.store.executors import Executor, Range, Save, Work
 from searle_lib.store.files import Unwritable, temporary_name
 from searle_lib.store.ray_worker import Actor, Task, pickle, versions
 
@@ -38,7 +37,7 @@ IDLE = 60.0  # seconds after which workers without work end, and free their GPUs
 
 
 @dataclass
-class Ray:
+class Ray(Executor):
     """Computes on a Ray cluster.
 
     Args:
@@ -78,12 +77,6 @@ class Ray:
         self.idle = threading.Timer(IDLE, self.close)
         self.idle.daemon = True
         self.idle.start()
-
-    def place(self, folder: Path) -> Path:
-        return folder
-
-    def require_whole(self, what: str) -> None:
-        """Accept everything."""
 
     def close(self) -> None:
         if self.idle:
