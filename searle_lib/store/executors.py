@@ -48,7 +48,7 @@ class Executor(ABC):
         """Raise PartComputed if this process computes no more than a part of a stage; `what` cannot be cut."""
 
     def close(self) -> None:  # noqa: B027
-        """End the workers, if there are some."""
+        """End the workers, if there are some, and leave their cluster."""
 
 
 class Serial(Executor):

@@ -70,15 +70,20 @@ class Ray(Executor):
         try:
             yield from _Stage(self, pickle(Task(work, save, probe)), ranges, save).run()
         except BaseException:
-            self.close()  # else the workers would compute on
+            self.end_workers()  # else they would compute on
             raise  # the probe stays, since its disk may be what failed; the next run removes it
         if probe:
             probe.unlink(missing_ok=True)
-        self.idle = threading.Timer(IDLE, self.close)
+        self.idle = threading.Timer(IDLE, self.end_workers)
         self.idle.daemon = True
         self.idle.start()
 
     def close(self) -> None:
+        self.end_workers()
+        ray.shutdown()
+
+    def end_workers(self) -> None:
+        """Kill the workers; the next stage starts others."""
         if self.idle:
             self.idle.cancel()
         for worker in self.workers:
@@ -120,7 +125,7 @@ class Ray(Executor):
     def describe(self) -> str:
         """Join the cluster, and say how many workers it has room for. Raises ConnectionError and ValueError."""
         self.connect()
-        nodes, (kind, need) = alive_nodes(), self.share
+        nodes, (kind, need) = [node for node in ray.nodes() if node["Alive"]], self.share
         self.require_room(nodes)
         workers = sum(int(node["Resources"].get(kind, 0) / need) for node in nodes)
         return f"{len(nodes)} nodes, with room for {workers} workers of {need:g} {kind}s each"
@@ -141,11 +146,6 @@ class Ray(Executor):
                 f"this process cannot join the Ray cluster at {self.address or 'this machine'} ({reason}); start a "
                 "node of it on this machine with `ray start`, and run the study again."
             ) from problem
-
-
-def alive_nodes() -> list[dict]:
-    """Return the nodes of the cluster that live."""
-    return [node for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass(eq=False)
@@ -218,7 +218,7 @@ class _Stage:
 
     def _start_workers(self) -> None:
         """Start workers on all nodes that have room, at most one a range."""
-        nodes = alive_nodes()
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         if not self.looked:
             self.cluster.require_room(nodes)
         kind, need = self.cluster.share
@@ -296,7 +296,7 @@ class _Stage:
         first, end = worker.in_flight.pop(reference)
         worker.busy_since = time.monotonic()
         for sentence in computed.sentences:
-            self._say(f"node {worker.place}: {sentence}", once=sentence)
+            self._say(worker, sentence)
         if computed.refusal:
             kind, sentence = computed.refusal
             raise kind(f"node {worker.place}: {sentence}")
@@ -323,11 +323,9 @@ class _Stage:
 
     def _require_saving(self, worker: _Worker) -> None:
         """Say that a worker has been saving a shard for long; raise Unwritable if that is too long."""
-        if worker.saving is None:
-            if worker.in_flight and time.monotonic() > worker.busy_since + SLOW_DISK:
-                worker.saving = worker.actor.saving.remote()
-            return
-        if not ray.wait([worker.saving], timeout=0)[0]:
+        if not worker.saving and worker.in_flight and time.monotonic() > worker.busy_since + SLOW_DISK:
+            worker.saving = worker.actor.saving.remote()
+        if not worker.saving or not ray.wait([worker.saving], timeout=0)[0]:
             return
         try:
             seconds = ray.get(worker.saving)
@@ -335,16 +333,15 @@ class _Stage:
             seconds = 0
         worker.saving = None
         if seconds > SLOW_DISK:
-            sentence = f"node {worker.place} waits for the disk of {self.save.folder}; does it answer?"
-            self._say(sentence, once=sentence)
+            self._say(worker, f"it waits for the disk of {self.save.folder}; does that answer?")
         if seconds > LOST_DISK:
             raise Unwritable(
                 f"node {worker.place} has been saving a shard to {self.save.folder} for {seconds:.0f} s; mend its "
                 "disk, and run the study again: finished shards are kept."
             )
 
-    def _say(self, sentence: str, once: str) -> None:
-        """Say a sentence, unless a worker has said `once` before."""
-        if once not in self.cluster.sentences:
-            self.cluster.sentences.add(once)
-            bars.say(sentence)
+    def _say(self, worker: _Worker, sentence: str) -> None:
+        """Say a sentence of a worker, unless another has said the same."""
+        if sentence not in self.cluster.sentences:
+            self.cluster.sentences.add(sentence)
+            bars.say(f"node {worker.place}: {sentence}")

@@ -186,7 +186,7 @@ def test_a_worker_that_writes_for_too_long_is_a_sentence(tmp_path, executor, mon
 
     with pytest.raises(Unwritable, match=r"has been saving a shard to .*; mend its disk"):
         list(executor.map(lambda first, end: None, [(0, 1)], Waiting(tmp_path, 1)))
-    assert capsys.readouterr().out.count("does it answer?") == 1
+    assert capsys.readouterr().out.count("does that answer?") == 1
 
 
 def test_the_cluster_says_how_many_workers_it_has_room_for(executor):
@@ -249,7 +249,7 @@ def node(head):
         return executors[0]
 
     yield start
-    executors[0].close()
+    executors[0].end_workers()
     head.kill(1)
     wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
 
@@ -317,7 +317,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, node):
         with pytest.raises(Unwritable, match=r"^node \S+: the disk of \S+ is full"):
             shards.write(folder, 2, 1, lambda first, end: {"x": torch.zeros(end - first, 1 << 16)}, executor=executor)
     finally:
-        executor.close()
+        executor.end_workers()
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
