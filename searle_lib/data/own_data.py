@@ -7,8 +7,9 @@ sorted by path. Links to folders are not followed, and files whose names start w
 
 import csv
 import os
+import posixpath
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -88,10 +89,10 @@ def _list_pictures(file: Path) -> dict[str, str]:
     pictures = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        below = PurePosixPath(Path(parent).relative_to(folder).as_posix())
+        below = Path(parent).relative_to(folder).as_posix()
         for name in names:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                pictures[str(below / name)] = os.path.join(parent, name)
+                pictures[posixpath.normpath(f"{below}/{name}")] = os.path.join(parent, name)
     strange = next((name for name in pictures if not is_name(name) or BETWEEN in name), None)
     if strange is not None:
         raise FileRefused(f"{folder} holds a picture {show(strange)}; rename it: printable, and without {BETWEEN}.")
@@ -141,11 +142,11 @@ def _query(place: str, row: Mapping[str, str], pictures: Mapping[str, str]) -> d
 
 def _images(place: str, column: str, names: list[str], pictures: Mapping[str, str]) -> list[str]:
     """Return the pictures that a field names. Raises FileRefused for one that is not below the folder, or twice."""
-    images = [str(PurePosixPath(name)) for name in names]
+    images = [posixpath.normpath(name) for name in names]
     for name, image in zip(names, images, strict=True):
         if not name:
             raise FileRefused(f"{place} has an empty {column}; name a picture of {IMAGES} there.")
-        if image.startswith("/") or ".." in PurePosixPath(image).parts:
+        if image.startswith(("/", "../")):
             raise FileRefused(
                 f"{place} has the {column} {show(name)}, which is outside of {IMAGES}; put the picture there."
             )

@@ -131,9 +131,10 @@ def _by_aspect(results: pd.DataFrame, dataset: str, split: str, provenance: dict
     cells = _rows(cells, [f"{count} queries" for count in frames["queries"].iloc[:, 0]])
     conditions = _conditions(results, dataset, split, provenance)
     own = Section("study", _heading(results, provenance), cells, [conditions] * len(cells))
-    title = f"{dataset} {split}, {rows['metric'].iloc[0]} by {'semantic aspect' if dataset in TITLES else 'category'}"
-    note = _legend("the aspect's queries", "row") + f" {conditions}."
-    return Table(f"{dataset}-aspects", title, "aspect", [own], note)
+    kind, noun = ("semantic aspect", "aspect") if dataset in TITLES else ("category", "category")
+    title = f"{dataset} {split}, {rows['metric'].iloc[0]} by {kind}"
+    note = _legend(f"the {noun}'s queries", "row") + f" {conditions}."
+    return Table(f"{dataset}-aspects", title, noun, [own], note)
 
 
 def _differences(bounds: Sequence[pd.DataFrame], dataset: str, split: str, provenance: dict) -> list[Section]:
