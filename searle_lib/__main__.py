@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--to", type=Path, metavar="FILE", help="the page (reports/compare-FIRST-SECOND.html)")
     help_text = "exit with status 1 if any number differs by more (two results.csv: 0.05 if this is left out)"
     comparing.add_argument("--tolerance", type=float, metavar="POINTS", help=help_text)
-    dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
+    dataset = (["--dataset"], {"required": True, "help": "fashioniq, cirr, circo, or a CSV file of your own"})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     help_text = "print the validation metrics of a file, in percent, as JSON"
     command("score", _score, help_text, file, dataset, data, category)

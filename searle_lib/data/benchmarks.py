@@ -8,7 +8,7 @@ later notebooks read them.
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -68,12 +68,7 @@ class Benchmark:
     @property
     def protocol(self) -> Protocol:
         """How this benchmark is scored; an own data set has the metrics that its queries allow."""
-        protocol = protocol_of(self.dataset)
-        if self.dataset in PROTOCOLS:
-            return protocol
-        several, grouped = (self.queries[name].map(len).max() > n for name, n in (("ground_truths", 1), ("group", 0)))
-        possible = {"R": True, "mAP": several, "Rsubset": grouped}
-        return replace(protocol, metrics=tuple(pair for pair in protocol.metrics if possible[pair[0].split("@")[0]]))
+        return protocol_of(self.dataset, self.queries)
 
     @property
     def split_name(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+import pandas as pd
+
 EVALUATE = ("validation", "test")
 OWN_FILE = ".csv"
 RESERVED = ("imagenet",)  # beside the names and titles of PROTOCOLS
@@ -62,7 +64,7 @@ PROTOCOLS = {
         metrics=tuple((f"mAP@{k}", "") for k in (5, 10, 25, 50)) + tuple((f"R@{k}", "") for k in (5, 10, 25, 50)),
     ),
 }
-OWN = Protocol(  # Benchmark.protocol leaves out the metrics that need several targets, or groups, if there are none
+OWN = Protocol(
     title="",
     categories=("all",),
     validation="val",
@@ -76,9 +78,20 @@ OWN = Protocol(  # Benchmark.protocol leaves out the metrics that need several t
 )
 
 
-def protocol_of(dataset: str) -> Protocol:
-    """Return how a data set is scored: its row of PROTOCOLS, or OWN with the name as the title."""
-    return PROTOCOLS.get(dataset) or replace(OWN, title=dataset)
+def protocol_of(dataset: str, queries: pd.DataFrame | None = None) -> Protocol:
+    """Return how a data set is scored: its row of PROTOCOLS, or OWN with the name as the title.
+
+    With `queries`, an own data set has only the metrics that they allow: mAP if one has several targets, and Rsubset if
+    there are groups.
+    """
+    if dataset in PROTOCOLS:
+        return PROTOCOLS[dataset]
+    metrics = OWN.metrics
+    if queries is not None:
+        possible = {"R": True, "mAP": queries["ground_truths"].map(len).max() > 1}
+        possible["Rsubset"] = queries["group"].map(len).max() > 0
+        metrics = tuple((name, category) for name, category in metrics if possible[name.partition("@")[0]])
+    return replace(OWN, title=dataset, metrics=metrics)
 
 
 def dataset_name(entry: str) -> str:

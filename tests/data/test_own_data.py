@@ -1,11 +1,13 @@
 """A folder of pictures and a CSV as a data set: what is read, and what is refused in one sentence."""
 
 import csv
+import json
 import re
 import shlex
 import shutil
 import time
 from pathlib import Path
+from random import Random
 
 import pandas as pd
 import pytest
@@ -17,6 +19,8 @@ from searle_lib.check import findings
 from searle_lib.data import benchmarks, own_data
 from searle_lib.evaluation import intervals, scores
 from searle_lib.evaluation.rankings import Rankings
+from searle_lib.servers import scoring
+from searle_lib.store.reading import FileRefused
 
 COLUMNS = ("reference", "caption", "target")
 PAGE = (
@@ -149,6 +153,27 @@ def test_what_is_no_csv_and_what_is_absent_is_refused_in_a_sentence(tmp_path):
         load(file)
 
 
+def test_broken_files_are_read_or_refused_in_a_sentence_with_the_files_name(tmp_path):
+    columns = (*COLUMNS, "query", "group", "category", "split")
+    row = ("a.png", 'is "red"', "b.png|c.png", "q1", "a.png|b.png", "warm", "val")
+    file, random = write(tmp_path / "mine.csv", [row], columns), Random(0)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(600):
+        content = bytearray(whole)
+        for _ in range(random.randint(1, 4)):
+            place = random.randrange(len(content))
+            content[place : place + random.randint(0, 6)] = random.choice(
+                [b"", b'"', b",", b"|", b"\0", b"\xff", b"\n/"]
+            )
+        file.write_bytes(bytes(content))
+        try:
+            load(file)
+        except FileRefused as refusal:
+            refused += 1
+            assert str(file) in str(refusal) and str(refusal).isprintable() and str(refusal).endswith(".")
+    assert 0 < refused < 600
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_rows_are_read_in_seconds(tmp_path):
     names = [f"{place:05}.png" for place in range(100_000)]
@@ -219,6 +244,31 @@ def test_check_counts_an_own_data_set_and_misses_no_published_number(tmp_path):
     assert not any(one.notes or one.problems for one in results)
     (absent,) = findings.check_data(values | {"datasets": ["no.csv"], "phi_checkpoint": "last"}, study)
     assert absent.observed == "absent" and not absent.notes
+
+
+def test_predictions_for_an_own_data_set_are_scored_from_a_file(tmp_path):
+    write(tmp_path / "mine.csv", [("a.png", "is red", "b.png|c.png"), ("b.png", "is blue", "deep/d.jpg")])
+    file = tmp_path / "predictions.json"
+    lists = {"1": ["c.png", "b.png", "deep/d.jpg"], "2": ["a.png", "deep/d.jpg", "c.png"]}
+    file.write_text(json.dumps(lists))
+    scored = scoring.score(file, "mine.csv", tmp_path)
+    assert (scored["dataset"], scored["split"], scored["queries"]) == ("mine", "val", 2)
+    assert list(scored["metrics"]) == [f"R@{k}" for k in (1, 5, 10, 50)] + [f"mAP@{k}" for k in (5, 10, 25, 50)]
+    assert (scored["metrics"]["R@1"], scored["metrics"]["R@5"], scored["metrics"]["mAP@5"]) == (0, 100, 75)
+    for change, sentence in (
+        (
+            {"1": ["a.png", "b.png", "c.png"]},
+            "query 1 of predictions.json lists a.png, its own reference; leave it out",
+        ),
+        ({"1": ["b.png", "c.png"]}, "query 1 of predictions.json lists 2 images; list at least 3 different images"),
+        ({"3": lists["1"]}, "query 3 of predictions.json is not a query of mine val; remove it"),
+    ):
+        file.write_text(json.dumps(lists | change))
+        with pytest.raises(ValueError, match=sentence):
+            scoring.score(file, "mine.csv", tmp_path)
+    file.write_text(json.dumps(list(lists)))
+    with pytest.raises(ValueError, match=r"predictions.json is a list; write an object"):
+        scoring.score(file, "mine.csv", tmp_path)
 
 
 def page_example(folder):
