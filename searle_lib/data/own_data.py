@@ -54,7 +54,7 @@ def read(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             query = _query(place, row, pictures) | {"query": row.get("query", str(len(places) + 1))}
             if not is_name(query["query"]) or query["query"] in places:
                 raise FileRefused(f"{place} has the query {show(query['query'])}, which must be a name, and its own.")
-            content = (query["reference"], row["caption"], frozenset(query["ground_truths"]))
+            content = (query["reference"], row["caption"], frozenset(query["ground_truths"]), frozenset(query["group"]))
             if content in contents:
                 raise FileRefused(f"{place} holds a query that stands there before; remove one.")
             places.add(query["query"])

@@ -27,7 +27,7 @@ MAIN = (  # dataset, split, category, metric of the numbers that papers lead wit
     ("CIRCO", "val", "all", "mAP@5"),
     ("CIRCO", "val", "all", "mAP@10"),
 )
-OWN_MAIN = ("mAP@10", "R@1", "R@10")  # of a data set of the user's own, those that it has
+OWN_MAIN = (("all", "mAP@10"), ("all", "R@1"), ("all", "R@10"), ("subset", "Rsubset@1"))  # of own data: what it has
 TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
 
 
@@ -128,11 +128,10 @@ def protocol_titled(title: str) -> Protocol:
 def main_panels(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     """Return the rows of MAIN whose data set is in a study's results or scores, then those of own data sets."""
     pairs = table[["dataset", "metric"]].drop_duplicates()
-    own = [(*OWN.categories, metric) for metric in OWN_MAIN]
     return [panel for panel in MAIN if panel[0] in set(pairs["dataset"])] + [
         (dataset, OWN.validation, *panel)
         for dataset, metrics in pairs.groupby("dataset", sort=False)["metric"]
-        for panel in own
+        for panel in OWN_MAIN
         if dataset not in TITLES and panel[-1] in set(metrics)
     ]
 
