@@ -117,6 +117,7 @@ FAULTS = {
     "an empty caption": ([("a.png", " \n", "b.png")], COLUMNS, "line 3 .* has no caption; write what is to change"),
     "a bare comma": ([("a.png", "is red", "b.png", "c.png")], COLUMNS, "line 2 .* has 4 fields, not 3; put quotes"),
     "no target in a group": ([(*ROW, "a.png|c.png")], (*COLUMNS, "group"), "target b.png, which is not in its group"),
+    "a row without a group": ([(*ROW, "")], (*COLUMNS, "group"), "line 2 .* has an empty group; name a picture"),
     "a reserved category": ([(*ROW, "all")], (*COLUMNS, "category"), "has the category 'all'; write printable names"),
 }
 
@@ -306,6 +307,7 @@ def test_the_pages_study_runs_as_printed_and_one_of_own_data_alone(quick, world,
     assert set(pd.read_csv(mine / "results.csv")["dataset"]) == {title, "CIRR"}
     for page in ("index.html", "explorer.html", "07_results.html", f"tables/{title}.md"):
         assert title in (mine / page).read_text(encoding="utf-8").replace("\\", "")
+    assert title in (project / "reports" / "index.html").read_text(encoding="utf-8")  # the list of studies
     assert not list((mine / "submissions").glob(f"{title}*"))
     run(project, "-p", f"datasets=[{project / path}]", "-p", "methods=[Text-only, SEARLE-OTI]", "-p", "study=alone")
     results = pd.read_csv(project / "reports" / "alone" / "results.csv")
