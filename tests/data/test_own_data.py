@@ -144,7 +144,7 @@ def test_what_is_no_csv_and_what_is_absent_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"mine.csv is not a valid CSV file .*; write it in UTF-8, with quotes around"):
         load(file)
     draw(tmp_path / "images", ["x|y.png"])
-    with pytest.raises(ValueError, match=r"images holds a picture 'x\|y.png'; rename it: printable, and without |"):
+    with pytest.raises(ValueError, match=r"images holds a picture 'x\|y.png'; rename it: printable, and without \|"):
         load(file)
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(FileNotFoundError, match=r"images does not exist; put the pictures of mine.csv there"):
