@@ -85,10 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--to", type=Path, metavar="FILE", help="the page (reports/compare-FIRST-SECOND.html)")
     help_text = "exit with status 1 if any number differs by more (two results.csv: 0.05 if this is left out)"
     comparing.add_argument("--tolerance", type=float, metavar="POINTS", help=help_text)
-    dataset = (["--dataset"], {"required": True, "choices": ["fashioniq", "cirr", "circo"]})
+    dataset = (["--dataset"], {"required": True, "help": "fashioniq, cirr, circo, or a CSV file of your own"})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     help_text = "print the validation metrics of a file, in percent, as JSON"
     command("score", _score, help_text, file, dataset, data, category)
+    pictures = (["--images"], {"type": Path, "required": True, "help": "COCO's val2017, or Visual Genome's images"})
+    task = (["file"], {"type": Path, "help": "a task's JSON file, such as change_object.json"})
+    command("genecis", _genecis, "write a task of GeneCIS as a data set of your own", task, pictures, folder)
     return parser
 
 
@@ -248,6 +251,13 @@ def _score(options: argparse.Namespace) -> int:
 
     metrics = scoring.score(options.file, options.dataset, options.data_root, options.category)
     print(json.dumps(metrics, indent=1))
+    return 0
+
+
+def _genecis(options: argparse.Namespace) -> int:
+    from searle_lib.data import genecis
+
+    print(genecis.convert(options.file, options.images, options.to))
     return 0
 
 

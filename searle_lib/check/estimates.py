@@ -97,7 +97,7 @@ def workload(values: Mapping, study: Study) -> Workload:
         try:
             loaded = benchmarks.load(dataset, root, split, values["fashioniq_gallery"])
         except FileNotFoundError:
-            if not real:
+            if not real or dataset not in benchmarks.PROTOCOLS:
                 raise
             queries, published_galleries = published.split_sizes(dataset, split, values["fashioniq_gallery"])
             references[f"{dataset}/{split}"] = queries  # a bound, since queries may share a reference

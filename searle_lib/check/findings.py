@@ -17,6 +17,7 @@ from searle_lib.backbone.model import Backbone, load_clip
 from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
+from searle_lib.data.protocols import PROTOCOLS, dataset_name, protocol_of
 from searle_lib.evaluation import indexes
 from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
@@ -61,16 +62,17 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
     policy, workers = values["missing_images"], values["workers"]
     galleries = set()
     for dataset, split in benchmarks.evaluated_splits(values["datasets"], values["evaluate"]):
-        title = benchmarks.PROTOCOLS[dataset].title
+        title = protocol_of(dataset_name(dataset)).title
+        is_published = real and dataset in PROTOCOLS
         try:
             loaded = benchmarks.load(dataset, root, split, values["fashioniq_gallery"])
         except (FileNotFoundError, ValueError) as problem:
-            yield _unusable(f"{title} {split}", problem, f"{title}: {SOURCES[dataset]}" if real else "")
+            yield _unusable(f"{title} {split}", problem, f"{title}: {SOURCES[dataset]}" if is_published else "")
             continue
         for benchmark in loaded:
             name = benchmark.gallery_name
             union = "-union" if name.endswith("-union") else ""
-            published = SIZES[benchmark.name + union] if real else (None, None)
+            published = SIZES[benchmark.name + union] if is_published else (None, None)
             yield _count(f"{benchmark.name}: queries", len(benchmark.queries), published[0])
             if name not in galleries:
                 yield check_images(study, name, benchmark.gallery, published[1], policy, workers)

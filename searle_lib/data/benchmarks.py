@@ -1,7 +1,8 @@
 """FashionIQ, CIRR and CIRCO in one form: a gallery and queries, as tables.
 
-Takes a data root and returns benchmarks. PROTOCOLS holds all differences between the data sets that `annotations` does
-not remove. Notebook 02_concepts keeps the benchmarks of a study, and later notebooks read them.
+Takes a data root and returns benchmarks, also of the user's own data sets. `protocols` holds all differences between
+the data sets that `annotations` and `own_data` do not remove. Notebook 02_concepts keeps the benchmarks of a study, and
+later notebooks read them.
 """
 
 import json
@@ -12,7 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from searle_lib.data import annotations
+from searle_lib.data import annotations, own_data
+from searle_lib.data.protocols import (
+    EVALUATE,
+    PROTOCOLS,
+    Protocol,
+    dataset_name,
+    evaluated_splits,
+    name_of,
+    protocol_of,
+)
 from searle_lib.store.artefacts import digest, write_json
 from searle_lib.store.reading import FileRefused
 from searle_lib.store.records import Study
@@ -21,57 +31,9 @@ EXAMPLE_DATASETS = ("circo", "cirr", "fashioniq")  # the running example is a qu
 EXAMPLE_ROW = 3
 IMAGENET = "imagenet/test"  # the list of unlabeled images
 IMAGE_LISTS = ("unlabeled", "references")  # kinds of images that may get pseudo-words of their own
-EVALUATE = ("validation", "test")
 FASHIONIQ_GALLERIES = ("split", "union")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a data set is scored.
-
-    Args:
-        title: the name of the data set.
-        categories: the categories that have galleries of their own.
-        validation: the split with public targets.
-        submission: the split that a server scores, or None.
-        excludes_reference: whether the reference takes no rank.
-        metrics: each metric with the category of its column in published tables, "" for the query's own.
-    """
-
-    title: str
-    categories: tuple[str, ...]
-    validation: str
-    submission: str | None
-    excludes_reference: bool
-    metrics: tuple[tuple[str, str], ...]
-
-
-PROTOCOLS = {
-    "fashioniq": Protocol(
-        title="FashionIQ",
-        categories=("dress", "shirt", "toptee"),
-        validation="val",
-        submission=None,
-        excludes_reference=False,
-        metrics=(("R@10", ""), ("R@50", ""), ("mAP@10", ""), ("mAP@50", "")),
-    ),
-    "cirr": Protocol(
-        title="CIRR",
-        categories=("all",),
-        validation="val",
-        submission="test1",
-        excludes_reference=True,
-        metrics=tuple((f"R@{k}", "") for k in (1, 5, 10, 50)) + tuple((f"Rsubset@{k}", "subset") for k in (1, 2, 3)),
-    ),
-    "circo": Protocol(
-        title="CIRCO",
-        categories=("all",),
-        validation="val",
-        submission="test",
-        excludes_reference=False,
-        metrics=tuple((f"mAP@{k}", "") for k in (5, 10, 25, 50)) + tuple((f"R@{k}", "") for k in (5, 10, 25, 50)),
-    ),
-}
 REMEDIES = {  # what to do if the queries do not belong to the image list
     "fashioniq": "download captions and image_splits of one release",
     "cirr": "download captions and image_splits of one release, rc2",
@@ -84,7 +46,7 @@ class Benchmark:
     """One category of one split.
 
     Args:
-        dataset: fashioniq, cirr or circo.
+        dataset: fashioniq, cirr, circo, or the name of an own data set.
         split: as in val.
         category: as in dress, or all.
         gallery_name: the name of the gallery, which several benchmarks may share.
@@ -105,8 +67,8 @@ class Benchmark:
 
     @property
     def protocol(self) -> Protocol:
-        """How this benchmark is scored."""
-        return PROTOCOLS[self.dataset]
+        """How this benchmark is scored; an own data set has the metrics that its queries allow."""
+        return protocol_of(self.dataset, self.queries)
 
     @property
     def split_name(self) -> str:
@@ -158,12 +120,12 @@ class Example:
 
 
 def example(benchmarks: Iterable[Benchmark]) -> Example:
-    """Return the running example of a study: a query of CIRCO's validation split, else of CIRR's or FashionIQ's.
+    """Return the running example of a study: a query of CIRCO's validation split, else of CIRR's, FashionIQ's, an own.
 
     A study without a validation split uses a query of a test split, which has a secret target.
     """
     order = {dataset: place for place, dataset in enumerate(EXAMPLE_DATASETS)}
-    benchmark = min(benchmarks, key=lambda one: (not one.is_scored, order[one.dataset]))
+    benchmark = min(benchmarks, key=lambda one: (not one.is_scored, order.get(one.dataset, len(order))))
     return Example(benchmark, min(EXAMPLE_ROW, len(benchmark.queries) - 1))
 
 
@@ -175,8 +137,11 @@ def first_example(data_root: Path) -> Example:
     for dataset in EXAMPLE_DATASETS:
         if (Path(data_root) / annotations.FOLDERS[dataset]).is_dir():
             return example(load(dataset, data_root, PROTOCOLS[dataset].validation))
+    for file in own_data.list_files(Path(data_root)):
+        return example(load(str(file), data_root, protocol_of("").validation))
     raise FileNotFoundError(
-        f"{data_root} holds none of FashionIQ, CIRR and CIRCO; put one there, or correct data_root."
+        f"{data_root} holds none of FashionIQ, CIRR and CIRCO, and no CSV of queries; put one there, or correct "
+        "data_root."
     )
 
 
@@ -184,7 +149,7 @@ def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "sp
     """Load a split of a data set, one Benchmark for each category.
 
     Args:
-        dataset: fashioniq, cirr or circo.
+        dataset: fashioniq, cirr, circo, or a CSV file, its path absolute or from data_root.
         data_root: the folder of the data sets.
         split: a validation or submission split of PROTOCOLS.
         fashioniq_gallery: split, all images of the split, or union, the references and targets of its queries.
@@ -194,14 +159,17 @@ def load(dataset: str, data_root: Path, split: str, fashioniq_gallery: str = "sp
         ValueError: if the data set or split is unknown, an entry does not have a key, or the gallery does not hold an
             image of a query.
     """
-    if dataset not in PROTOCOLS:
-        raise ValueError(f"there is no dataset {dataset}; datasets may name {', '.join(PROTOCOLS)}.")
+    name = dataset_name(dataset)
     if fashioniq_gallery not in FASHIONIQ_GALLERIES:
         raise ValueError(f"fashioniq_gallery is {fashioniq_gallery}; it must be {' or '.join(FASHIONIQ_GALLERIES)}.")
-    protocol = PROTOCOLS[dataset]
-    splits = [name for name in (protocol.validation, protocol.submission) if name]
+    protocol = protocol_of(name)
+    splits = [one for one in (protocol.validation, protocol.submission) if one]
     if split not in splits:
         raise ValueError(f"{protocol.title} has no split {split}; use {' or '.join(splits)}.")
+    if dataset not in PROTOCOLS:
+        queries, gallery = own_data.read(Path(data_root) / Path(dataset).expanduser())
+        place, sizes = (name, split, *protocol.categories), (len(queries), len(gallery))
+        return [Benchmark(*place, name_of(*place), gallery, queries, sizes)]
     return [_load(dataset, Path(data_root), split, category, fashioniq_gallery) for category in protocol.categories]
 
 
@@ -214,7 +182,7 @@ def load_all(
     """Load the evaluated splits of several data sets, by name as in "cirr/val".
 
     Args:
-        datasets: data sets of PROTOCOLS.
+        datasets: data sets of PROTOCOLS, and CSV files.
         data_root: the folder of the data sets.
         evaluate: validation, the splits that are scored here, and test, those that a server scores.
         fashioniq_gallery: split or union.
@@ -225,29 +193,9 @@ def load_all(
     if not splits:
         raise ValueError(
             f"datasets {list(datasets)} and evaluate {list(evaluate)} leave nothing to evaluate; FashionIQ has no test "
-            "server, so add validation, CIRR or CIRCO."
+            "server, nor has a CSV file, so add validation, CIRR or CIRCO."
         )
-    return {f"{d}/{s}": load(d, data_root, s, fashioniq_gallery) for d, s in splits}
-
-
-def evaluated_splits(datasets: Sequence[str], evaluate: Sequence[str] = EVALUATE) -> list[tuple[str, str]]:
-    """Return the pairs of data set and split that a study evaluates. Raises ValueError for an unknown name."""
-    unknown = [dataset for dataset in datasets if dataset not in PROTOCOLS]
-    if unknown:
-        raise ValueError(f"there is no dataset {unknown[0]}; datasets may name {', '.join(PROTOCOLS)}.")
-    unknown = [kind for kind in evaluate if kind not in EVALUATE]
-    if unknown:
-        raise ValueError(f"evaluate holds {unknown[0]!r}; it must be {' or '.join(EVALUATE)}.")
-    pairs = []
-    for dataset in datasets:
-        splits = dict(zip(EVALUATE, (PROTOCOLS[dataset].validation, PROTOCOLS[dataset].submission), strict=True))
-        pairs += [(dataset, splits[kind]) for kind in EVALUATE if kind in evaluate and splits[kind]]
-    return pairs
-
-
-def name_of(dataset: str, split: str, category: str) -> str:
-    """Return a benchmark's name, as in "cirr/val", or in "fashioniq/val/dress" if there are several categories."""
-    return f"{dataset}/{split}" + (f"/{category}" if len(PROTOCOLS[dataset].categories) > 1 else "")
+    return {f"{dataset_name(d)}/{s}": load(d, data_root, s, fashioniq_gallery) for d, s in splits}
 
 
 def galleries_of(benchmarks: Iterable[Benchmark]) -> dict[str, pd.DataFrame]:

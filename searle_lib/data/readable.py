@@ -140,7 +140,7 @@ def collect(
 
     Args:
         study: the study; its data_root holds the data sets.
-        datasets: data sets of PROTOCOLS.
+        datasets: data sets of PROTOCOLS, and CSV files.
         evaluate: validation, test, or both.
         fashioniq_gallery: split or union.
         policy: error or report.

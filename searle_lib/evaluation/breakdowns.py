@@ -12,11 +12,17 @@ import pandas as pd
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data import benchmarks
-from searle_lib.data.benchmarks import PROTOCOLS, Benchmark
-from searle_lib.evaluation.intervals import AVERAGE, TITLES, Resampled, draw_means
+from searle_lib.data.benchmarks import Benchmark
+from searle_lib.data.protocols import protocol_of
+from searle_lib.evaluation.intervals import (
+    Resampled,
+    aspects,
+    draw_means,
+    lead_metrics,
+    name_of_title,
+    protocol_titled,
+)
 from searle_lib.evaluation.rankings import DEPTH
-from searle_lib.evaluation.scores import ASPECT_METRIC
-from searle_lib.evaluation.significance import LEAD
 from searle_lib.store.records import Study
 
 COLUMNS = ["dataset", "group", "queries", "method", "metric", "value", "ci_low", "ci_high"]
@@ -26,7 +32,9 @@ TERCILES = (1 / 3, 2 / 3)
 def scored_rankings(rankings: pd.DataFrame) -> pd.DataFrame:
     """Return the rankings of queries with public targets, with the title of the data set in place of its name."""
     public = rankings[rankings["rank"] >= 0]
-    return public.assign(dataset=public["dataset"].map({name: one.title for name, one in PROTOCOLS.items()}))
+    return public.assign(
+        dataset=public["dataset"].map({name: protocol_of(name).title for name in public["dataset"].unique()})
+    )
 
 
 def recall_curves(rankings: pd.DataFrame, depth: int = DEPTH) -> pd.DataFrame:
@@ -120,15 +128,22 @@ def by_tercile(
 
 
 def by_category(results: pd.DataFrame) -> pd.DataFrame:
-    """Return FashionIQ's first main metric by category and CIRCO's mAP@10 by aspect, in the columns COLUMNS.
+    """Return FashionIQ's first main metric by category, and CIRCO's mAP@10 by aspect, in the columns COLUMNS.
+
+    The categories of an own data set are as CIRCO's aspects.
 
     Args:
         results: the study's results, as `intervals.summarise` returns them.
     """
-    fashioniq = (results["dataset"] == "FashionIQ") & (results["metric"] == LEAD["FashionIQ"])
-    fashioniq &= results["category"] != AVERAGE
-    circo = (results["dataset"] == "CIRCO") & (results["metric"] == ASPECT_METRIC) & (results["category"] != "all")
-    return results[fashioniq | circo].rename(columns={"category": "group"})[COLUMNS].reset_index(drop=True)
+    leads, parts = lead_metrics(results), [results.iloc[:0]]
+    for dataset, rows in results.groupby("dataset", sort=False):
+        categories = protocol_titled(dataset).categories
+        if len(categories) > 1:
+            parts.append(rows[rows["category"].isin(categories) & (rows["metric"] == leads[dataset])])
+        else:
+            parts.append(rows[rows["category"].isin(aspects(results, dataset))])
+    table = pd.concat(parts[1:] or parts, ignore_index=True)
+    return table.rename(columns={"category": "group"})[COLUMNS]
 
 
 def rank_pairs(rankings: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -157,8 +172,9 @@ def rank_pairs(rankings: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 def lead_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of each data set's first main metric, every query and method once."""
-    own = scores["category"].isin([category for protocol in PROTOCOLS.values() for category in protocol.categories])
-    return scores[own & (scores["metric"] == scores["dataset"].map(LEAD))]
+    leads = lead_metrics(scores)
+    panels = [(title, name, metric) for title, metric in leads.items() for name in protocol_titled(title).categories]
+    return scores[pd.MultiIndex.from_frame(scores[["dataset", "category", "metric"]]).isin(panels)]
 
 
 def group_means(samples: Iterable[Resampled]) -> pd.DataFrame:
@@ -188,5 +204,5 @@ def resample_groups(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator
     for (dataset, split, group), rows in scores.groupby(["dataset", "split", "group"], sort=False):
         table = rows.pivot(index=["category", "query"], columns=["method", "metric"], values="value")
         table = table[pd.MultiIndex.from_frame(rows[["method", "metric"]].drop_duplicates())]  # the study's order
-        draws = draw_means(table, f"{TITLES[dataset]}/{split}/{group}", resamples, seed)
+        draws = draw_means(table, f"{name_of_title(dataset)}/{split}/{group}", resamples, seed)
         yield Resampled(dataset, split, group, table.mean(), draws, len(table))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.evaluation import significance
-from searle_lib.evaluation.intervals import MAIN, signed
+from searle_lib.evaluation.intervals import main_panels, signed
 from searle_lib.evaluation.scores import read_scores
 from searle_lib.store.records import Study
 
@@ -66,7 +66,7 @@ def read_csv(file: Path) -> Numbers:
 
 
 def compare(first: Numbers, second: Numbers, resamples: int = 2000, seed: int = 42) -> pd.DataFrame:
-    """Return the main numbers that both studies have, and their differences: one row per MAIN metric and method.
+    """Return the main numbers that both studies have, and their differences: one row per main metric and method.
 
     Columns: COLUMNS. `difference` is the second study minus the first. The others are those of `significance.pairs`.
     They are NaN, and `certain` is False, where a data set has no scores in one of the studies or has other queries
@@ -82,9 +82,9 @@ def compare(first: Numbers, second: Numbers, resamples: int = 2000, seed: int = 
     Raises:
         ValueError: if no method has a number of the same data set, split and metric in both studies.
     """
-    panels = pd.DataFrame(MAIN, columns=PANEL)
     tables = [numbers.results[[*PANEL, "method", "value"]] for numbers in (first, second)]
-    both = panels.merge(tables[0].merge(tables[1], on=[*PANEL, "method"], suffixes=("_first", "_second")), on=PANEL)
+    shared = tables[0].merge(tables[1], on=[*PANEL, "method"], suffixes=("_first", "_second"))
+    both = pd.DataFrame(main_panels(shared), columns=PANEL).merge(shared, on=PANEL)
     if both.empty:
         raise ValueError(
             f"{first.name} and {second.name} have no main number of the same data set and method; compare studies "

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from searle_lib.data.benchmarks import PROTOCOLS
+from searle_lib.data.protocols import OWN, PROTOCOLS, Protocol, protocol_of
 from searle_lib.store import randomness
 from searle_lib.store.artefacts import atomic_write
 
@@ -27,6 +27,7 @@ MAIN = (  # dataset, split, category, metric of the numbers that papers lead wit
     ("CIRCO", "val", "all", "mAP@5"),
     ("CIRCO", "val", "all", "mAP@10"),
 )
+OWN_MAIN = (("all", "mAP@10"), ("all", "R@1"), ("all", "R@10"), ("subset", "Rsubset@1"))  # of own data: what it has
 TITLES = {protocol.title: name for name, protocol in PROTOCOLS.items()}
 
 
@@ -52,9 +53,11 @@ class Resampled:
 
     @property
     def main_metrics(self) -> list[str]:
-        """The metrics of MAIN that this category has."""
-        metrics = [metric for *panel, metric in MAIN if panel == [self.dataset, self.split, self.category]]
-        return [metric for metric in metrics if metric in self.means.index.get_level_values("metric")]
+        """The main metrics that this category has."""
+        metrics = self.means.index.get_level_values("metric").unique()
+        panels = main_panels(pd.DataFrame({"dataset": self.dataset, "metric": metrics}))
+        own = [metric for *panel, metric in panels if panel == [self.dataset, self.split, self.category]]
+        return [metric for metric in own if metric in metrics]
 
     def difference(self, metric: str, first: str, second: str) -> tuple[float, float, float]:
         """Return by how many points one method is ahead of another, and the ends of the paired 95 % interval."""
@@ -106,15 +109,43 @@ def evaluated_on(dataset: str, split: str, sizes: dict[str, dict], category: str
     texts = {}
     for name, size in sizes.items():
         benchmark_dataset, benchmark_split, *own_category = name.split("/")
-        if (benchmark_dataset, benchmark_split) == (TITLES[dataset], split):
+        if (benchmark_dataset, benchmark_split) == (name_of_title(dataset), split):
             texts["".join(own_category)] = size["evaluated_on"]
     chosen = {name: text for name, text in texts.items() if name in (category, "")} or texts
     return "; ".join(f"{name}: {text}" if name and len(chosen) > 1 else text for name, text in chosen.items())
 
 
-def main_panels(results: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """Return the rows of MAIN whose data set is in a study's results."""
-    return [panel for panel in MAIN if panel[0] in set(results["dataset"])]
+def name_of_title(title: str) -> str:
+    """Return the name of a data set: "circo" of "CIRCO". An own data set has its name as its title."""
+    return TITLES.get(title, title)
+
+
+def protocol_titled(title: str) -> Protocol:
+    """Return how the data set of a title is scored; an own one may have a part of the metrics."""
+    return protocol_of(name_of_title(title))
+
+
+def main_panels(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Return the rows of MAIN whose data set is in a study's results or scores, then those of own data sets."""
+    pairs = table[["dataset", "metric"]].drop_duplicates()
+    return [panel for panel in MAIN if panel[0] in set(pairs["dataset"])] + [
+        (dataset, OWN.validation, *panel)
+        for dataset, metrics in pairs.groupby("dataset", sort=False)["metric"]
+        for panel in OWN_MAIN
+        if dataset not in TITLES and panel[-1] in set(metrics)
+    ]
+
+
+def lead_metrics(table: pd.DataFrame) -> dict[str, str]:
+    """Return the first main metric of each data set in a study's results or scores."""
+    return {dataset: metric for dataset, *_, metric in reversed(main_panels(table))}
+
+
+def aspects(results: pd.DataFrame, dataset: str) -> set[str]:
+    """Return the categories of a benchmark's results that share its gallery, such as CIRCO's semantic aspects."""
+    protocol = protocol_titled(dataset)
+    others = {*protocol.categories, *(category for _, category in protocol.metrics), AVERAGE}
+    return set(results.loc[results["dataset"] == dataset, "category"]) - others
 
 
 def scores_of_query(scores: pd.DataFrame, dataset: str, category: str, query: str) -> pd.DataFrame:
@@ -141,7 +172,7 @@ def published_numbers() -> pd.DataFrame:
 def paper_table(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
     """Return a split's results as papers print them, in percent: one row per method, columns (category, metric)."""
     long = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    protocol = PROTOCOLS[TITLES[dataset]]
+    protocol = protocol_titled(dataset)
     table = long.pivot(index="method", columns=["category", "metric"], values="value")
     pairs = [(category, name) for category in protocol.categories for name, under in protocol.metrics if not under]
     pairs += [(under, name) for name, under in protocol.metrics if under]
@@ -159,7 +190,7 @@ def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resamp
             for category, of_category in of_split.groupby("category", sort=False)
         }
         yield from samples.values()
-        categories = PROTOCOLS[TITLES[dataset]].categories
+        categories = protocol_titled(dataset).categories
         if len(categories) > 1:
             yield _average([samples[category] for category in categories])
 

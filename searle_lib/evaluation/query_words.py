@@ -10,7 +10,7 @@ import pandas as pd
 
 from searle_lib.backbone.model import Backbone
 from searle_lib.data import benchmarks
-from searle_lib.data.benchmarks import PROTOCOLS
+from searle_lib.data.protocols import protocol_of
 from searle_lib.evaluation.composers import Composer
 from searle_lib.searle import nearest_names
 from searle_lib.store.artefacts import digest
@@ -40,7 +40,7 @@ def keep_names(study: Study, backbone: Backbone, composers: Mapping[str, Mapping
         for split, method, composer in with_words:
             images = references[split]
             nearest = nearest_names.nearest_names(backbone, composer.subject_words(images), names, COUNT)
-            columns = {"dataset": PROTOCOLS[split.partition("/")[0]].title, "method": method}
+            columns = {"dataset": protocol_of(split.partition("/")[0]).title, "method": method}
             parts.append(pd.DataFrame({"reference": images, "names": nearest}).assign(**columns))
         pd.concat(parts, ignore_index=True).to_parquet(folder / "names.parquet", index=False)
 

@@ -105,9 +105,13 @@ def metric(name: str, rankings: Rankings) -> Tensor:
 
 
 def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:
-    """CIRCO's mAP@10 once more for each semantic aspect of a query, with the aspect as the category."""
+    """One metric once more for each semantic aspect of a query, with the aspect as the category.
+
+    It is CIRCO's mAP@10, and R@10 where a data set has no mAP.
+    """
+    metric_name = ASPECT_METRIC if ASPECT_METRIC in set(long["metric"]) else "R@10"
     aspects = benchmark.queries[["query", "aspects"]].explode("aspects").dropna()
-    of_metric = long[long["metric"] == ASPECT_METRIC].drop(columns="category")
+    of_metric = long[long["metric"] == metric_name].drop(columns="category")
     return of_metric.merge(aspects, on="query").rename(columns={"aspects": "category"})
 
 

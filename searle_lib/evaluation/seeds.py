@@ -10,7 +10,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from searle_lib.evaluation.intervals import MAIN
+from searle_lib.evaluation.intervals import main_panels
 from searle_lib.store.records import MissingInput, Study
 
 PANEL = ["dataset", "split", "category", "metric"]
@@ -62,7 +62,7 @@ def read_results(study: Study, results: pd.DataFrame) -> dict[int, pd.DataFrame]
 
 
 def spread(results_by_seed: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Return how each method's main numbers vary between seeds, in percent: one row per MAIN metric and method.
+    """Return how each method's main numbers vary between seeds, in percent: one row per main metric and method.
 
     Columns: PANEL, method; seeds (their number), mean, sd (of a sample, with n - 1), lowest and highest over the seeds;
     value, ci_low and ci_high of the first seed, whose interval is over its queries. `sd` is NaN for a single seed.
@@ -70,7 +70,7 @@ def spread(results_by_seed: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     Raises ValueError if a seed's results lack a number of the first seed's, or have a number more.
     """
     keys = [*PANEL, "method"]
-    panels = pd.DataFrame(MAIN, columns=PANEL)
+    panels = pd.DataFrame(main_panels(next(iter(results_by_seed.values()))), columns=PANEL)
     tables = {}
     for seed, results in results_by_seed.items():
         tables[seed] = panels.merge(results, on=PANEL).set_index(keys)[["value", "ci_low", "ci_high"]]

@@ -11,15 +11,21 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from searle_lib.data.benchmarks import PROTOCOLS
-from searle_lib.evaluation.intervals import AVERAGE, MAIN, TITLES, Resampled, resample, signed
+from searle_lib.evaluation.intervals import (
+    AVERAGE,
+    Resampled,
+    lead_metrics,
+    main_panels,
+    protocol_titled,
+    resample,
+    signed,
+)
 from searle_lib.store import randomness
 
 COLUMNS = [
     *("dataset", "split", "category", "metric", "first", "second", "difference", "low", "high"),
     *("won", "tied", "lost", "p", "p_holm", "certain", "matters", "family"),
 ]
-LEAD = {dataset: metric for dataset, *_, metric in reversed(MAIN)}  # each data set's first main metric
 PERMUTATIONS = 19_999
 CHUNK = 1000  # permutations at once; bounds memory
 LEVEL = 0.05  # a corrected p below it is certain
@@ -42,7 +48,7 @@ def pairs(scores: pd.DataFrame, resamples: int = 2000, seed: int = 42) -> pd.Dat
         seed: of the resampling and of the permutations.
 
     Returns:
-        One row per pair and main metric, with the columns COLUMNS, in the order of MAIN and of the study's methods.
+        One row per pair and main metric, with the columns COLUMNS, in the order of main metrics and of methods.
         Empty if there are no scores or only one method.
 
     Raises:
@@ -52,7 +58,7 @@ def pairs(scores: pd.DataFrame, resamples: int = 2000, seed: int = 42) -> pd.Dat
     scores = _main_scores(scores)
     samples = {(sample.dataset, sample.split, sample.category): sample for sample in resample(scores, resamples, seed)}
     rows = []
-    for *panel, metric in MAIN:
+    for *panel, metric in main_panels(scores):
         sample = samples.get(tuple(panel))
         if sample is not None and metric in sample.main_metrics:
             rows += _compare(sample, metric, scores, order, seed)
@@ -147,7 +153,7 @@ def headline(pairs: pd.DataFrame, results: pd.DataFrame) -> str:
 
     Each data set is represented by its first main metric. Takes what `verdicts` takes.
     """
-    lead_results = results[results["metric"] == results["dataset"].map(LEAD)]
+    lead_results = results[results["metric"] == results["dataset"].map(lead_metrics(results))]
     methods = list(lead_results["method"].unique())
     if not methods:
         return "No query of this study was scored here."
@@ -166,8 +172,8 @@ def _main_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows that the main metrics need; the others would only cost resampling."""
     panels = [
         (dataset, split, name, metric)
-        for dataset, split, category, metric in MAIN
-        for name in (PROTOCOLS[TITLES[dataset]].categories if category == AVERAGE else [category])
+        for dataset, split, category, metric in main_panels(scores)
+        for name in (protocol_titled(dataset).categories if category == AVERAGE else [category])
     ]
     return scores[pd.MultiIndex.from_frame(scores[["dataset", "split", "category", "metric"]]).isin(panels)]
 
@@ -209,7 +215,7 @@ def _coins(random: np.random.Generator, sizes: np.ndarray, repeats: int) -> np.n
 def _main_means(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
     """Yield data set, metric and the methods' means, best first, for each main metric that a table has."""
     order = list(table["method"].unique())
-    for dataset, split, category, metric in MAIN:
+    for dataset, split, category, metric in main_panels(table):
         rows = table[(table["dataset"] == dataset) & (table["split"] == split) & (table["metric"] == metric)]
         if category != AVERAGE or AVERAGE in set(rows["category"]):  # scores have no average, results have it
             rows = rows[rows["category"] == category]

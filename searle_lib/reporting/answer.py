@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from searle_lib.evaluation import composition, significance
-from searle_lib.evaluation.intervals import signed
-from searle_lib.evaluation.significance import LEAD
+from searle_lib.evaluation.intervals import lead_metrics, signed
 from searle_lib.reporting import figures
 
 OTHER_COLOUR = "#8a5a9e"  # of a method without a colour of its own
@@ -105,7 +104,7 @@ def shares(rankings: pd.DataFrame) -> list[dict]:
 
 def leaders(results: pd.DataFrame) -> list[dict]:
     """Return the best mean on each data set's first main metric: dataset, metric, method, value, low and high."""
-    leading = results[results["metric"] == results["dataset"].map(LEAD)]
+    leading = results[results["metric"] == results["dataset"].map(lead_metrics(results))]
     best = leading.loc[leading.groupby("dataset", sort=False)["value"].idxmax()]
     names = {"ci_low": "low", "ci_high": "high"}
     return best.rename(columns=names)[["dataset", "metric", "method", "value", "low", "high"]].to_dict("records")

@@ -25,7 +25,7 @@ from torch import Tensor
 from searle_lib.data import images
 from searle_lib.evaluation import breakdowns
 from searle_lib.evaluation import composition as queries
-from searle_lib.evaluation.intervals import AVERAGE
+from searle_lib.evaluation.intervals import AVERAGE, protocol_titled
 from searle_lib.fti4cir.network import Words
 from searle_lib.reporting import sheets, templates
 from searle_lib.store.artefacts import atomic_write
@@ -108,9 +108,10 @@ def groups(table: pd.DataFrame) -> Chart:
 
 
 def aspects(results: pd.DataFrame) -> Chart:
-    """Plot CIRCO's mAP@10 by semantic aspect; `results` is what `intervals.summarise` returns."""
+    """Plot CIRCO's mAP@10 by semantic aspect, and own data sets by category, from `intervals.summarise`'s results."""
     table = breakdowns.by_category(results)
-    return groups(table[table["dataset"] == "CIRCO"])
+    shared = [title for title in table["dataset"].unique() if len(protocol_titled(title).categories) == 1]
+    return groups(table[table["dataset"].isin(shared)])
 
 
 def composition(classes: pd.DataFrame) -> HTML:

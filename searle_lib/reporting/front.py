@@ -11,9 +11,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from searle_lib.evaluation.intervals import MAIN, main_panels
+from searle_lib.evaluation.intervals import MAIN, lead_metrics, main_panels
 from searle_lib.evaluation.scores import read_scores
-from searle_lib.evaluation.significance import LEAD
 from searle_lib.reporting import answer, figures, run_facts, templates
 from searle_lib.store.artefacts import Store, atomic_write
 from searle_lib.store.records import FOLDER, Record, Study
@@ -73,7 +72,8 @@ def write_list(report_root: Path) -> Path:
         changes = run_facts.differing(of_world)
         rows = [_listed(path, one) | {"differing": changes[path]} for path, one in of_world.items()]
         worlds[world] = sorted(rows, key=lambda row: row["date"], reverse=True)
-    metrics = [(dataset, metric) for dataset, _, _, metric in MAIN]
+    own = (key for rows in worlds.values() for row in rows for key in row["best"])
+    metrics = list(dict.fromkeys([*((dataset, metric) for dataset, _, _, metric in MAIN), *own]))
     return _render(report_root / "index.html", "studies", {"worlds": worlds, "metrics": metrics})
 
 
@@ -85,8 +85,11 @@ def _render(target: Path, template: str, values: Mapping) -> Path:
 
 def _main_results(folder: Path) -> pd.DataFrame:
     """Return the main numbers of a folder's results.csv, in the order of MAIN; empty if there are none."""
-    main = pd.DataFrame(MAIN, columns=["dataset", "split", "category", "metric"])
-    return main.merge(pd.read_csv(folder / RESULTS)) if (folder / RESULTS).is_file() else main.iloc[:0]
+    columns = ["dataset", "split", "category", "metric"]
+    if not (folder / RESULTS).is_file():
+        return pd.DataFrame(columns=columns)
+    results = pd.read_csv(folder / RESULTS)
+    return pd.DataFrame(main_panels(results), columns=columns).merge(results)
 
 
 def _note(study: Study, records: Mapping[str, Record], results: pd.DataFrame) -> str:
@@ -104,7 +107,7 @@ def _note(study: Study, records: Mapping[str, Record], results: pd.DataFrame) ->
 
 def _chart(results: pd.DataFrame) -> str:
     """Return a chart of the first main metric of each data set as HTML, "" without results."""
-    panels = [panel for panel in main_panels(results) if panel[3] == LEAD[panel[0]]]
+    panels = [panel for panel in main_panels(results) if panel[3] == lead_metrics(results)[panel[0]]]
     return figures.chart(results, panels).data if panels else ""
 
 

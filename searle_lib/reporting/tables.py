@@ -12,8 +12,15 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from searle_lib.data.benchmarks import PROTOCOLS
-from searle_lib.evaluation.intervals import AVERAGE, MAIN, TITLES, evaluated_on, paper_table, published_numbers
+from searle_lib.evaluation.intervals import (
+    TITLES,
+    aspects,
+    evaluated_on,
+    main_panels,
+    paper_table,
+    protocol_titled,
+    published_numbers,
+)
 from searle_lib.reporting import formats, pages, templates
 from searle_lib.reporting.formats import TIE, Cell, Section, Table
 from searle_lib.store.artefacts import atomic_write
@@ -30,6 +37,7 @@ PROTOCOL_NOTES = {
     "CIRR": "the reference takes no rank, Rsubset ranks the group of six without it",
     "CIRCO": "the reference stays in the gallery, mAP counts all targets and R the annotated one",
 }
+OWN_NOTE = "the reference takes no rank, mAP counts all targets and R the first one"
 DRAWN = "; do not compare with drawn images"
 ORIGINS = {"published": "Published", "reproduced": "Reproduced in the design document"}
 REMARK = re.compile(r"\s*\((another source prints [^)]*)\)")
@@ -85,17 +93,17 @@ def _of_study(results: pd.DataFrame, provenance: dict, groups: Groups) -> Iterat
         for kind in KINDS.get(dataset, ("",)):
             if metrics.str.startswith(f"{kind}@" if kind else "").any():
                 yield _by_method(results, dataset, "val", provenance, kind, groups)
-        if _aspects(results, dataset):
+        if aspects(results, dataset):
             yield _by_aspect(results, dataset, "val", provenance)
 
 
 def _by_method(results: pd.DataFrame, dataset: str, split: str, provenance: dict, kind: str, groups: Groups) -> Table:
     """Return the table of one kind of metrics: the study's numbers, their distance to papers, and those of papers."""
     bounds = [paper_table(results.assign(value=results[bound]), dataset, split) for bound in BOUNDS]
-    aspects = _aspects(results, dataset)
-    columns = [(c, m) for c, m in bounds[0] if c not in aspects and m.startswith(f"{kind}@" if kind else "")]
+    others = aspects(results, dataset)
+    columns = [(c, m) for c, m in bounds[0] if c not in others and m.startswith(f"{kind}@" if kind else "")]
     bounds = [bound[columns] for bound in bounds]
-    tested = [(c, m) for c, m in columns if (dataset, split, c, m) in MAIN and (dataset, m) in groups]
+    tested = [(c, m) for c, m in columns if (dataset, split, c, m) in main_panels(results) and (dataset, m) in groups]
     ties = pd.DataFrame(False, bounds[0].index, bounds[0].columns)
     for category, metric in tested:
         ties[category, metric] = ties.index.isin(groups[dataset, metric][1:])
@@ -104,7 +112,7 @@ def _by_method(results: pd.DataFrame, dataset: str, split: str, provenance: dict
     own = Section("study", _heading(results, provenance), _rows(cells), [conditions] * len(cells))
     differences = _differences(bounds, dataset, split, provenance)
     note = _legend("queries", "column") + _tie_legend([_column(dataset, *c) for c in tested]) + f" {conditions}."
-    if provenance["world"] == "real" and not differences:
+    if provenance["world"] == "real" and not differences and dataset in TITLES:
         note += f" No difference is shown: no published number is of {dataset} {split}, this gallery and this CLIP."
     name = dataset if kind == KINDS.get(dataset, ("",))[0] else f"{dataset}-{kind}"
     title = f"{dataset} {split}" + (f", {'recall' if kind == 'R' else kind}" if kind else "")
@@ -115,7 +123,7 @@ def _by_method(results: pd.DataFrame, dataset: str, split: str, provenance: dict
 def _by_aspect(results: pd.DataFrame, dataset: str, split: str, provenance: dict) -> Table:
     """Return the table with a row for each aspect and a column for each method."""
     rows = results[(results["dataset"] == dataset) & (results["split"] == split)]
-    rows = rows[rows["category"].isin(_aspects(results, dataset))]
+    rows = rows[rows["category"].isin(aspects(results, dataset))]
     frames = rows.assign(category=rows["category"].str.replace("_", " ")).pivot(index="category", columns="method")
     bounds = [frames[bound][rows["method"].unique()] for bound in BOUNDS]
     cells = _cells(*bounds, _marks(bounds[0].T).T, bounds[0].isna())
@@ -123,9 +131,10 @@ def _by_aspect(results: pd.DataFrame, dataset: str, split: str, provenance: dict
     cells = _rows(cells, [f"{count} queries" for count in frames["queries"].iloc[:, 0]])
     conditions = _conditions(results, dataset, split, provenance)
     own = Section("study", _heading(results, provenance), cells, [conditions] * len(cells))
-    title = f"{dataset} {split}, {rows['metric'].iloc[0]} by semantic aspect"
-    note = _legend("the aspect's queries", "row") + f" {conditions}."
-    return Table(f"{dataset}-aspects", title, "aspect", [own], note)
+    kind, noun = ("semantic aspect", "aspect") if dataset in TITLES else ("category", "category")
+    title = f"{dataset} {split}, {rows['metric'].iloc[0]} by {kind}"
+    note = _legend(f"the {noun}'s queries", "row") + f" {conditions}."
+    return Table(f"{dataset}-aspects", title, noun, [own], note)
 
 
 def _differences(bounds: Sequence[pd.DataFrame], dataset: str, split: str, provenance: dict) -> list[Section]:
@@ -205,7 +214,7 @@ def _marks(values: pd.DataFrame) -> pd.DataFrame:
 
 def _groups_of(dataset: str) -> dict[str, str]:
     """Return the new name of each category that is no group of columns: a data set without categories needs none."""
-    return {} if len(PROTOCOLS[TITLES[dataset]].categories) > 1 else {"all": "", "subset": ""}
+    return {} if len(protocol_titled(dataset).categories) > 1 else {"all": "", "subset": ""}
 
 
 def _column(dataset: str, category: str, metric: str) -> str:
@@ -238,15 +247,8 @@ def _conditions(results: pd.DataFrame, dataset: str, split: str, provenance: dic
     rows = results[(results["dataset"] == dataset) & (results["split"] == split)]
     parts = [
         f"{dataset} {split}, n = {rows['queries'].max():,}: {evaluated_on(dataset, split, provenance['sizes'])}",
-        PROTOCOL_NOTES[dataset],
+        PROTOCOL_NOTES.get(dataset, OWN_NOTE),
         f"CLIP {provenance['backbone']} (sha256 of its weights {provenance['clip_sha256'][:8]}…)",
     ]
     parts += [f"images preprocessed by {provenance['preprocess']}"] if "preprocess" in provenance else []
     return "; ".join(parts)
-
-
-def _aspects(results: pd.DataFrame, dataset: str) -> set[str]:
-    """Return the categories of a benchmark's results that are semantic aspects."""
-    protocol = PROTOCOLS[TITLES[dataset]]
-    others = {*protocol.categories, *(category for _, category in protocol.metrics), AVERAGE}
-    return set(results.loc[results["dataset"] == dataset, "category"]) - others

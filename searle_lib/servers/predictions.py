@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from searle_lib.data import annotations
-from searle_lib.data.benchmarks import PROTOCOLS, read_tables
+from searle_lib.data import annotations, own_data
+from searle_lib.data.benchmarks import load, read_tables
+from searle_lib.data.protocols import PROTOCOLS, Protocol, protocol_of
 from searle_lib.evaluation import rankings
 from searle_lib.servers.submissions import SUBSET
 from searle_lib.store.reading import FileRefused, printable, read_json, reads
@@ -46,7 +47,7 @@ class Task:
     """The split that a file predicts, and what its lists may hold.
 
     Args:
-        dataset: fashioniq, cirr or circo.
+        dataset: fashioniq, cirr, circo, or the name of an own data set.
         split: as in "val".
         metric: the file's metric for CIRR, else "".
         queries: the split's queries.
@@ -62,14 +63,20 @@ class Task:
     gallery_file: str
 
     @property
+    def protocol(self) -> Protocol:
+        """How the data set is scored."""
+        return protocol_of(self.dataset, self.queries)
+
+    @property
     def title(self) -> str:
         """As in "CIRR test1"."""
-        return f"{PROTOCOLS[self.dataset].title} {self.split}"
+        return f"{self.protocol.title} {self.split}"
 
     @property
     def length(self) -> int:
-        """How many images a server takes per query; a score needs at least as many."""
-        return LENGTHS.get(self.metric, rankings.DEPTH)
+        """How many images a server takes per query; a score needs at least as many, or all of a small own gallery."""
+        length = LENGTHS.get(self.metric, rankings.DEPTH)
+        return length if self.dataset in PROTOCOLS else min(length, len(self.gallery) - 1)
 
 
 def validate(file: Path, data_root: Path) -> Verdict:
@@ -91,7 +98,7 @@ def validate(file: Path, data_root: Path) -> Verdict:
             "indentation, and no list longer than needed."
         )
     problems += find_problems(file, content, repeated, task)
-    submission = PROTOCOLS[task.dataset].submission
+    submission = task.protocol.submission
     if task.split != submission:
         notes.append(f"this is the validation split, which `score` scores; the server takes {submission}.")
         absent = len(_query_ids(task.dataset, data_root)[0].get(submission, set()) - set(content))
@@ -142,12 +149,16 @@ def load_task(dataset: str, data_root: Path, split: str, category: str, metric: 
     """Return the task of a split, from its annotations.
 
     Args:
-        dataset: fashioniq, cirr or circo.
+        dataset: fashioniq, cirr, circo, or a CSV file.
         data_root: the folder of the data sets.
         split: as in "val".
         category: a category of FashionIQ, else "all".
         metric: the file's metric for CIRR, else "".
     """
+    if dataset not in PROTOCOLS:
+        (benchmark,) = load(dataset, data_root, split)
+        gallery = frozenset(benchmark.gallery["image"])
+        return Task(benchmark.dataset, split, metric, benchmark.queries, gallery, own_data.IMAGES)
     place = (dataset, data_root, split, category)
     image_list = annotations.image_list(*place)
     has_list = dataset != "circo" or image_list.is_file()
@@ -177,7 +188,7 @@ def find_problems(file: Path, content: dict, repeated: set[str], task: Task, all
             problems.append(f"{name} has more than one list; keep one of them.")
         if query in queries:
             reference, group = queries[query]
-            excluded = reference if PROTOCOLS[task.dataset].excludes_reference else None
+            excluded = reference if task.protocol.excludes_reference else None
             allowed = group if task.metric == "recall_subset" else ()
             problems += list_problems(name, images, task, allow_longer, excluded, allowed)
         else:

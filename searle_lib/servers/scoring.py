@@ -1,7 +1,8 @@
 """Score a file of predictions for a validation split: every metric, in percent.
 
 A file of CIRR or CIRCO is recognised and checked as in `predictions`. FashionIQ has no server; its file is a list in
-the order of the caption file, and each entry has a key `ranking`. `metrics` defines the metrics.
+the order of the caption file, and each entry has a key `ranking`. An own data set's file has the form of CIRCO's, with
+image names. `metrics` defines the metrics.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from searle_lib.data import annotations
-from searle_lib.data.benchmarks import PROTOCOLS
+from searle_lib.data.protocols import OWN, OWN_FILE, PROTOCOLS
 from searle_lib.evaluation import scores
 from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.evaluation.rankings import Rankings
@@ -35,8 +36,8 @@ SERVERS = {"cirr": "https://cirr.cecs.anu.edu.au/test_process/", "circo": "https
 def score(file: Path, dataset: str, data_root: Path, category: str | None = None) -> dict:
     """Return every metric of a file of predictions for a validation split, in percent, as JSON can hold it.
 
-    Lists may be longer than a server takes. A CIRR file gets the metrics of its own kind. A recall file whose lists
-    hold every query's whole group gets the metrics of the subset too.
+    `dataset` is fashioniq, cirr, circo, or a CSV file. Lists may be longer than a server takes. A CIRR file gets the
+    metrics of its own kind. A recall file whose lists hold every query's whole group gets the metrics of the subset.
 
     Raises:
         ValueError: if the file has problems (in the first one's sentence), or is for a test split.
@@ -49,8 +50,13 @@ def score(file: Path, dataset: str, data_root: Path, category: str | None = None
         entries = annotations.fashioniq_entries(data_root, task.split, category)
         problems = _entry_problems(file, content, repeated, task, entries)
     else:
-        task = recognise(file, content, data_root)
-        _check_scorable(file, dataset, task)
+        if dataset in PROTOCOLS:
+            task = recognise(file, content, data_root)
+            _check_scorable(file, dataset, task)
+        else:
+            task = load_task(dataset, data_root, OWN.validation, *OWN.categories)
+        if not isinstance(content, dict):
+            raise FileRefused(f"{file} is a list; write an object of query id: list of images.")
         problems = find_problems(file, content, repeated, task, allow_longer=True)
     if problems:
         raise ValueError(problems[0] + (f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""))
@@ -61,7 +67,7 @@ def score(file: Path, dataset: str, data_root: Path, category: str | None = None
     lists = [[to_image_id(dataset, entry) for entry in images] for images in lists]
     ranks = _rank(task.queries, lists)
     return {
-        "dataset": PROTOCOLS[dataset].title,
+        "dataset": task.protocol.title,
         "split": task.split,
         **({"category": category} if category else {}),
         "queries": len(lists),
@@ -71,9 +77,11 @@ def score(file: Path, dataset: str, data_root: Path, category: str | None = None
 
 
 def _check_category(dataset: str, category: str | None) -> None:
-    if dataset not in PROTOCOLS:
-        raise ValueError(f"there is no dataset {dataset}; predictions can be for {', '.join(PROTOCOLS)}.")
-    title, categories = PROTOCOLS[dataset].title, PROTOCOLS[dataset].categories
+    if dataset not in PROTOCOLS and not dataset.endswith(OWN_FILE):
+        choices = f"{', '.join(PROTOCOLS)}, or a {OWN_FILE} file of your own"
+        raise ValueError(f"there is no dataset {dataset}; predictions can be for {choices}.")
+    protocol = PROTOCOLS.get(dataset, OWN)
+    title, categories = protocol.title or dataset, protocol.categories
     if dataset != "fashioniq" and category is not None:
         raise ValueError(f"{title} has no categories; leave out category {category}.")
     if dataset == "fashioniq" and category not in categories:
@@ -135,7 +143,7 @@ def _rank(queries: pd.DataFrame, lists: list[list[str]]) -> Rankings:
 
 def _metric_names(task: Task, lists: list[list[str]]) -> list[str]:
     """The metrics that a file's lists suffice for."""
-    names = [name for name, _ in PROTOCOLS[task.dataset].metrics]
+    names = [name for name, _ in task.protocol.metrics]
     if task.metric == "recall_subset":
         return [name for name in names if name.startswith("Rsubset")]
     complete = all(set(group) <= set(images) for group, images in zip(task.queries["group"], lists, strict=True))

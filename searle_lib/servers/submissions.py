@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from searle_lib.data.benchmarks import PROTOCOLS
+from searle_lib.data.protocols import protocol_of
 from searle_lib.store.artefacts import atomic_write
 
 SUBSET = 3  # images per query in CIRR's file of subset rankings
@@ -18,7 +18,7 @@ def write_all(folder: Path, rankings: pd.DataFrame, sizes: dict[str, dict]) -> l
     """
     paths = []
     for (dataset, split, method), of_method in rankings.groupby(["dataset", "split", "method"], sort=False):
-        if split == PROTOCOLS[dataset].submission and not incomplete(f"{dataset}/{split}", sizes):
+        if split == protocol_of(dataset).submission and not incomplete(f"{dataset}/{split}", sizes):
             paths += write(folder, of_method, dataset, split, method)
     for path in set(folder.glob("*.json")) - set(paths):
         path.unlink()
@@ -51,7 +51,7 @@ def write(folder: Path, rankings: pd.DataFrame, dataset: str, split: str, method
     """
     forms = {"cirr": _cirr, "circo": _circo}
     if dataset not in forms:
-        raise ValueError(f"{PROTOCOLS[dataset].title} has no test server; CIRR and CIRCO have.")
+        raise ValueError(f"{protocol_of(dataset).title} has no test server; CIRR and CIRCO have.")
     paths = []
     for name, content in forms[dataset](rankings).items():
         paths.append(folder / f"{dataset}-{split}-{name}{method}.json")

@@ -46,6 +46,7 @@ CHOICES = {  # where the allowed values are listed; imported only when a value h
     "methods": "evaluation.methods:METHODS",
     "index": "evaluation.indexes:INDEXES",
 }
+LIKE_FILES = {"datasets": "data.protocols:dataset_names"}  # lists that may also name files; what checks all elements
 SETTINGS = {  # the class of which a parameter with this prefix is a field; it states the field's limits
     "phrase_": "searle.settings:PhraseSettings",
     "phrases_": "searle.settings:PhraseSettings",
@@ -130,8 +131,7 @@ def defaults(declarations: dict[str, Declaration]) -> dict[str, Value]:
 
 def choices(name: str) -> tuple[str, ...]:
     """Return the allowed values of a parameter, or of each element if it is a list; () if any value is allowed."""
-    module, _, attribute = CHOICES.get(name, "").partition(":")
-    return tuple(getattr(importlib.import_module(f"searle_lib.{module}"), attribute)) if module else ()
+    return tuple(_look_up(CHOICES.get(name, "")) or ())
 
 
 def read(path: Path, declarations: dict[str, Declaration], overrides: typing.Sequence[str] = ()) -> dict[str, Value]:
@@ -200,15 +200,27 @@ def _check_text(name: str, value: Value, source: str) -> None:
         raise ValueError(f"{name} in {source} is {show(value)}; it must {rule}.")
 
 
+def _look_up(place: str) -> object:
+    """Return what stands at a place such as "data.images:PREPROCESSINGS"; None for ""."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(f"searle_lib.{module}"), attribute) if module else None
+
+
 def _check_choice(name: str, value: Value, source: str) -> None:
     allowed = choices(name)
+    check_files = _look_up(LIKE_FILES.get(name, ""))
     if value == [] and name not in OPTIONAL_LISTS:
         raise ValueError(f"{name} in {source} is empty; name at least one of {', '.join(allowed)}.")
     for place, one in enumerate(value if isinstance(value, list) else [value]):
-        if allowed and one not in allowed:
+        if allowed and one not in allowed and not (check_files and isinstance(one, str)):
             raise ValueError(f"{name} in {source} holds {show(one)}; it must be {' or '.join(allowed)}.")
         if allowed and isinstance(value, list) and one in value[:place]:
             raise ValueError(f"{name} in {source} holds {show(one)} twice; name each once.")
+    if check_files:
+        try:
+            check_files(value)
+        except ValueError as problem:
+            raise ValueError(f"{name} in {source}: {problem}") from None
 
 
 def _check_limits(name: str, value: Value, source: str) -> None:
@@ -225,8 +237,7 @@ def _check_limits(name: str, value: Value, source: str) -> None:
         raise ValueError(f"{name} in {source} is {show(value)}; it must be at most {MOST}.")
     prefix = next((prefix for prefix in SETTINGS if name.startswith(prefix)), "")
     if prefix:
-        module, _, class_name = SETTINGS[prefix].partition(":")
-        settings = getattr(importlib.import_module(f"searle_lib.{module}"), class_name)
+        settings = _look_up(SETTINGS[prefix])
         fields = typing.get_type_hints(settings, include_extras=True)
         limits = fields.get(name.removeprefix(prefix)) or fields.get(name) or limits
     try:

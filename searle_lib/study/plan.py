@@ -47,7 +47,7 @@ def images_to_invert(values: Mapping) -> list[str]:
     splits = (
         benchmarks.evaluated_splits(values["datasets"], values["evaluate"]) if "SEARLE-OTI" in values["methods"] else []
     )
-    references = [f"{dataset}/{split}/references" for dataset, split in splits]
+    references = [f"{benchmarks.dataset_name(dataset)}/{split}/references" for dataset, split in splits]
     lists = references + [benchmarks.IMAGENET] * learns
     folder = {name: folders.find_tokens(values["oti_root"], name) for name in lists}  # each: this checks oti_root
     return ["unlabeled"] * learns + ["references"] * (not all(folder[name] for name in references))

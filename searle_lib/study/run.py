@@ -148,12 +148,12 @@ def print_main_table(study: Study) -> None:
     """Print the study's main results from its results.csv; print nothing before 07_results has written one."""
     import pandas as pd
 
-    from searle_lib.evaluation.intervals import MAIN
+    from searle_lib.evaluation.intervals import main_panels
 
     if not (study.reports / "results.csv").is_file():
         return
     results = pd.read_csv(study.reports / "results.csv")
-    results = results.merge(pd.DataFrame(MAIN, columns=["dataset", "split", "category", "metric"]))
+    results = results.merge(pd.DataFrame(main_panels(results), columns=["dataset", "split", "category", "metric"]))
     results["column"] = results["dataset"] + " " + results["metric"]
     table = results.pivot(index="method", columns="column", values="value")
     table = table.loc[results["method"].unique(), results["column"].unique()]
