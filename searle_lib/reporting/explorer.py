@@ -23,11 +23,11 @@ from searle_lib.data import benchmarks as benchmark_tables
 from searle_lib.data import images
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import composition, query_words
+from searle_lib.evaluation import methods as all_methods
 from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.evaluation.rankings import index_notes
 from searle_lib.evaluation.scores import ASPECT_METRIC, read_scores
 from searle_lib.reporting import stale_pages, templates
-from searle_lib.reporting.figures import COLOURS, LINES
 from searle_lib.store import randomness
 from searle_lib.store.artefacts import atomic_write
 from searle_lib.store.records import Study
@@ -77,6 +77,7 @@ def data(
     scored = [benchmark for benchmark in benchmarks if benchmark.is_scored]
     rows = draw(scored, limit, seed)
     methods = list(dict.fromkeys(rankings["method"]))
+    colours = all_methods.colours(methods)
     queries = _queries(scored, rows, rankings)
     answers = _answers(queries, scores, rankings, names)
     places: dict[tuple[str, str], int] = {}  # by data set and image id, in order of first use
@@ -89,7 +90,7 @@ def data(
     return {
         "selection": " ".join([_selection(scored, rows, seed), *notes]),
         "example": _example_key(scored),
-        "methods": [{"name": method, "colour": COLOURS.get(method, LINES[3])} for method in methods],
+        "methods": [{"name": method, "colour": colours[method]} for method in methods],
         "images": [{"id": image, "path": paths[dataset, image]} for dataset, image in places],
         "queries": entries,
     }

@@ -46,6 +46,7 @@ CHOICES = {  # where the allowed values are listed; imported only when a value h
     "methods": "evaluation.methods:METHODS",
     "index": "evaluation.indexes:INDEXES",
 }
+OPEN_CHOICES = {"methods": "evaluation.methods:is_own"}  # whether a value is allowed that no list has
 SETTINGS = {  # the class of which a parameter with this prefix is a field; it states the field's limits
     "phrase_": "searle.settings:PhraseSettings",
     "phrases_": "searle.settings:PhraseSettings",
@@ -205,10 +206,15 @@ def _check_choice(name: str, value: Value, source: str) -> None:
     if value == [] and name not in OPTIONAL_LISTS:
         raise ValueError(f"{name} in {source} is empty; name at least one of {', '.join(allowed)}.")
     for place, one in enumerate(value if isinstance(value, list) else [value]):
-        if allowed and one not in allowed:
+        if allowed and one not in allowed and not _is_open_choice(name, one):
             raise ValueError(f"{name} in {source} holds {show(one)}; it must be {' or '.join(allowed)}.")
         if allowed and isinstance(value, list) and one in value[:place]:
             raise ValueError(f"{name} in {source} holds {show(one)} twice; name each once.")
+
+
+def _is_open_choice(name: str, value: object) -> bool:
+    module, _, attribute = OPEN_CHOICES.get(name, "").partition(":")
+    return bool(module) and getattr(importlib.import_module(f"searle_lib.{module}"), attribute)(str(value))
 
 
 def _check_limits(name: str, value: Value, source: str) -> None:

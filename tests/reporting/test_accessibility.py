@@ -9,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from searle_lib.data import benchmarks
+from searle_lib.evaluation.methods import METHODS
 from searle_lib.reporting import figures, pages, sheets
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def folder(world, tmp_path_factory):
     (circo,) = benchmarks.load("circo", world, "val")
     numbers = {"dataset": "CIRCO", "split": "val", "category": "all", "metric": "mAP@5", "queries": 8}
     bounds = {"value": 37.0, "ci_low": 34.0, "ci_high": 40.0}
-    results = pd.DataFrame([numbers | {"method": method} | bounds for method in figures.COLOURS])
+    results = pd.DataFrame([numbers | {"method": method} | bounds for method in METHODS])
     wide = pd.DataFrame([["a cell"] * 12] * 2, index=["first row", "second row"])
     cells = [
         new_markdown_cell(
