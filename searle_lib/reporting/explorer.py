@@ -64,7 +64,7 @@ def data(
     """Return what the page shows, as plain lists: methods, images (id and path, each once) and queries.
 
     A query names an image by its place in `images`. Its lists over methods are in the order of `methods`. Ranks start
-    at 1; cosines are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
+    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
 
     Args:
         benchmarks: those of the study; splits with secret targets are left out.
@@ -180,7 +180,7 @@ def _answers(
             answers[query["key"], method] = {
                 "rank": row.rank + 1 if 0 <= row.rank < UNLISTED else None,
                 "best": list(row.best[:SHOWN]),
-                "cosines": [round(1000 * float(cosine)) for cosine in row.scores[:SHOWN]],
+                "scores": [round(1000 * float(score)) for score in row.scores[:SHOWN]],
                 "precision": precisions.get((title, row.split, row.category, row.query, method)),
                 "names": list(words.get((title, method, query["reference"]), [])),
             }
@@ -210,7 +210,7 @@ def _entry(query: dict, answers: list[dict], places: dict[tuple[str, str], int])
         "truths": truths,
         "ranks": [answer.get("rank") for answer in answers],
         "best": [[place(image) for image in answer.get("best", [])] for answer in answers],
-        "cosines": [answer.get("cosines", []) for answer in answers],
+        "scores": [answer.get("scores", []) for answer in answers],
         "precision": [answer.get("precision") if len(truths) > 1 else None for answer in answers],
         "names": [answer.get("names", []) for answer in answers],
     }

@@ -207,7 +207,7 @@ def test_an_image_is_enlarged_by_click_and_by_keyboard(folder, visit):
     page = visit(folder / f"{OUTPUTS}.html")
     dialog, images = page.locator("dialog"), page.locator(".sheet .query").first.locator("figure svg")
     images.last.click()
-    assert dialog.is_visible() and "Image-only, rank 12, miss\ncosine 0.500\n" in dialog.inner_text()
+    assert dialog.is_visible() and "Image-only, rank 12, miss\nscore 0.500\n" in dialog.inner_text()
     assert dialog.locator("svg").bounding_box()["width"] > 300
     page.keyboard.press("ArrowLeft")
     assert "Image-only, rank 11, miss" in dialog.inner_text()

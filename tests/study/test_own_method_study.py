@@ -9,7 +9,11 @@ import pytest
 import yaml
 from projects import ROOT, artefacts, command, run
 
-from searle_lib.evaluation import methods
+from searle_lib.data.benchmarks import Example
+from searle_lib.evaluation import methods, own_query
+from searle_lib.evaluation.rankings import rank_example
+from searle_lib.store.artefacts import Store
+from searle_lib.store.records import Study
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 OWN = ["Text-only", "SEARLE", "Slerp", "SEARLE x caption"]
@@ -51,6 +55,19 @@ def test_the_pages_example_runs_as_printed_and_computes_nothing_else_again(proje
     assert all(name in (report / "07_results.html").read_text() for name in OWN)
     files = {file.name for file in (report / "submissions").iterdir()}
     assert {"cirr-test1-Slerp.json", "circo-test-SEARLE x caption.json"} <= files
+
+    study = Study("quick", project, Store(project / "data/artefacts"), report)
+    retriever = own_query.load_retriever(study, "cpu")
+    query = own_query.query_of_study(retriever, "circo/val", 0)
+    ranked = rank_example(study, Example(query.benchmark, 0), retriever.composers).set_index("method")
+    sentences = query.benchmark.queries["sentences"][0]
+    assert all(
+        own_query.rank(retriever, query, name, sentences).best == list(ranked.at[name, "best"][:10]) for name in OWN
+    )
+    own = own_query.retrieve(retriever, query.path, sentences[0], "circo/val", depth=5)  # as a file
+    assert [list(images) for _, images in own.groupby("method", sort=False)["image"]] == [
+        list(ranked.at[name, "best"][:5]) for name in OWN
+    ]
 
     before = artefacts(project, "")
     (project / "my_methods.py").write_text(FILE.replace("0.3 * angle", "0.4 * angle"))
