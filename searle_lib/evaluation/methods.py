@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from searle_lib.store.reading import is_name, reads
+from searle_lib.store.reading import is_name, one_sentence, reads
 
 ENTRY_POINTS = "searle_lib.methods"  # the group of an installed package's methods
 MAX_FILE = 1 << 20
@@ -121,8 +121,8 @@ def _own(text: str, root: Path) -> tuple[str, Method]:
     point = next((point for point in entry_points(group=ENTRY_POINTS) if point.name == text), None)
     if point:
         module, class_name, name = point.module, point.attr, point.name
-        specification = importlib.util.find_spec(module)
-        file = Path(specification.origin if specification and specification.origin else module)
+        with one_sentence(f"method {text}: module {module}", "cannot be found", "install its package again"):
+            file = Path(importlib.util.find_spec(module).origin)
     elif ".py:" in text:
         module, _, class_name = text.rpartition(":")
         name, file = class_name, root / Path(module).expanduser()
@@ -145,14 +145,17 @@ def _own(text: str, root: Path) -> tuple[str, Method]:
 def _read_classes(file: Path) -> dict[str, Mapping[str, object]]:
     """Return the values of `name` and `needs` that the body of each class of a Python file sets, by class."""
     nodes = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    pairs = {node.name: [(_assigned(statement), statement) for statement in node.body] for node in nodes}
     return {
-        node.name: {
-            statement.targets[0].id: ast.literal_eval(statement.value)
-            for statement in node.body
-            if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") in ("name", "needs")
-        }
-        for node in nodes
+        class_name: {name: ast.literal_eval(one.value) for name, one in of_class if name in ("name", "needs")}
+        for class_name, of_class in pairs.items()
     }
+
+
+def _assigned(statement: ast.stmt) -> str:
+    """Return the name that a statement assigns to, with or without a type; "" if it assigns to none."""
+    target = getattr(statement, "targets", [getattr(statement, "target", None)])[0]
+    return getattr(target, "id", "")
 
 
 def _import_file(file: Path) -> object:

@@ -50,7 +50,9 @@ def test_a_class_in_a_file_is_a_method_with_the_name_of_the_class(tmp_path):
 
 
 def test_a_class_states_its_name_and_what_it_needs_without_being_run(tmp_path):
-    text = written(tmp_path, 'class Mine(Undefined):\n    name = "SEARLE x text"\n    needs = ("04_phi", "03_oti")\n')
+    text = written(
+        tmp_path, 'class Mine(Undefined):\n    name = "SEARLE x text"\n    needs: tuple = ("04_phi", "03_oti")\n'
+    )
     ((name, method),) = methods.by_name([text], tmp_path).items()
     assert name == "SEARLE x text" and methods.needed([method]) == {"04_phi", "03_oti"}
 
@@ -162,7 +164,7 @@ def test_an_entry_point_of_an_installed_package_is_a_method(tmp_path, monkeypatc
     package = tmp_path / "theirs-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[searle_lib.methods]\nTheirs = mine:Mine\n")
+    (package / "entry_points.txt").write_text("[searle_lib.methods]\nTheirs = mine:Mine\nGone = gone.module:Mine\n")
     monkeypatch.syspath_prepend(tmp_path)
     known = {"methods": parameters.Declaration(list, ["SEARLE"], "", ("06_retrieval",))}
     assert parameters.check("methods", ["Theirs", "SEARLE"], known, "here") == ["Theirs", "SEARLE"]
@@ -170,6 +172,10 @@ def test_an_entry_point_of_an_installed_package_is_a_method(tmp_path, monkeypatc
     composer = own_methods.build(name, method, sources())
     assert name == "Theirs" and len(composer.compose(["a"], [["is red"]])) == 1
     monkeypatch.delitem(sys.modules, "mine")
+    with pytest.raises(
+        ValueError, match=r"method Gone: module gone\.module cannot be found \(No module named 'gone'\)"
+    ):
+        methods.by_name(["Gone"], tmp_path)
 
 
 def test_the_plan_of_a_study_follows_the_needs_of_a_file(tmp_path, monkeypatch):
