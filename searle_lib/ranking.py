@@ -33,6 +33,25 @@ class Gallery(Protocol):
 
 
 @dataclass(frozen=True)
+class Product:
+    """Q queries of V vectors each. An image's score is the product of ((1 + cosine) / 2) ** weight over the vectors.
+
+    Args:
+        vectors: [Q, V, d], unit norm.
+        weights: [V], not negative.
+    """
+
+    vectors: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: slice) -> "Product":
+        return Product(self.vectors[rows], self.weights)
+
+
+@dataclass(frozen=True)
 class Search:
     """The answers to Q queries over a gallery.
 
@@ -52,7 +71,7 @@ class Search:
 
 
 def search(
-    queries: Tensor,
+    queries: Tensor | Product,
     gallery: Tensor,
     *,
     k: int = 0,
@@ -64,7 +83,7 @@ def search(
     """Rank a gallery for each query by cosine similarity. Every score is computed once.
 
     Args:
-        queries: [Q, d], unit norm.
+        queries: [Q, d], unit norm, or a Product.
         gallery: [N, d], unit norm.
         k: how many of the best rows to return; cut to the number of images that can be ranked.
         candidates: [Q, C] int64, gallery rows whose ranks to return, -1 for padding.
@@ -91,7 +110,7 @@ def search(
 
 
 def search_blocks(
-    queries: Tensor,
+    queries: Tensor | Product,
     gallery: Gallery,
     *,
     k: int = 0,
@@ -104,7 +123,7 @@ def search_blocks(
     """Rank a gallery of any size, as `search` does; one of at most ROWS images gets the numbers of `search` to the bit.
 
     Args:
-        queries: [Q, d], unit norm.
+        queries: [Q, d], unit norm, or a Product.
         gallery: [N, d], unit norm.
         k: how many of the best rows to return; cut to the number of images that can be ranked.
         candidates: [Q, C] int64, gallery rows whose ranks to return, -1 for padding.
@@ -154,7 +173,7 @@ def best_first(top: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 class _Blocks:
     """A gallery that is compared with queries block by block; the arguments are those of `search_blocks`."""
 
-    queries: Tensor
+    queries: Tensor | Product
     gallery: Gallery
     excluded: Tensor | None
     chunk: int | None
@@ -205,7 +224,7 @@ class _Blocks:
         for start in range(0, count, max(chunk, 1)):
             part = slice(start, min(start + chunk, count))
             scores = buffer[: part.stop - start]
-            torch.mm(self.queries[part].to(block.device).float(), block.T, out=scores)
+            _score(self.queries[part], block, out=scores)
             if self.excluded is not None:
                 (query,) = _inside(self.excluded[part], first, end)
                 scores[query, self.excluded[part][query] - first] = float("-inf")
@@ -246,16 +265,31 @@ def _check_rows(gallery: Tensor, *candidates: Tensor) -> None:
 
 
 def _scores(
-    queries: Tensor, gallery: Tensor, excluded: Tensor | None, chunk: int | None
+    queries: Tensor | Product, gallery: Tensor, excluded: Tensor | None, chunk: int | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the score matrix [c, N] float32 of each chunk of queries, -inf at excluded rows."""
     gallery, chunk = gallery.float(), chunk or max(1, CELLS // max(1, len(gallery)))
     for start in range(0, len(queries), chunk):
         rows = slice(start, min(start + chunk, len(queries)))
-        scores = queries[rows].to(gallery.device).float() @ gallery.T
+        scores = _score(queries[rows], gallery)
         if excluded is not None:
             scores.scatter_(1, excluded[rows].to(gallery.device).unsqueeze(1), float("-inf"))
         yield rows, scores
+
+
+def _score(queries: Tensor | Product, gallery: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the scores [c, N] float32 of queries and a gallery [N, d] float32, in `out` if it is given.
+
+    A Product takes a second tensor of this size.
+    """
+    if isinstance(queries, Tensor):
+        return torch.mm(queries.to(gallery.device).float(), gallery.T, out=out)
+    vectors = queries.vectors.to(gallery.device).float()
+    for number, weight in enumerate(queries.weights.tolist()):
+        cosines = torch.mm(vectors[:, number], gallery.T, out=None if number else out)
+        similarities = cosines.add_(1).div_(2).clamp_(0, 1).pow_(weight)  # rounding may leave the range of a cosine
+        out = out.mul_(similarities) if number else similarities
+    return out
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

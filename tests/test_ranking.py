@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from searle_lib import ranking
-from searle_lib.ranking import search, search_blocks
+from searle_lib.ranking import Product, search, search_blocks
 from searle_lib.store import shards
 from searle_lib.store.executors import SERIAL
 
@@ -86,6 +86,34 @@ def test_the_best_of_a_wide_gallery_may_each_lie_in_a_block_of_its_own():
     gallery, best = torch.zeros(WIDE, 8), 64 * torch.arange(9) + 7
     gallery[best, 0] = torch.arange(9, 0, -1).float() / 9
     assert search(torch.eye(8)[:1], gallery, k=8).top.tolist() == [best[:8].tolist()]
+
+
+@pytest.mark.parametrize("rows", [ranking.ROWS, 7])
+@pytest.mark.parametrize("chunk", [5, None])
+@pytest.mark.parametrize("weights", [(1, 1), (1, 2)])
+def test_a_product_of_similarities_equals_a_full_sort_with_ties_in_gallery_order(monkeypatch, rows, chunk, weights):
+    monkeypatch.setattr(ranking, "ROWS", rows)  # one block, or several
+    first, gallery = problem(ties=True)
+    second = first.flip(0)
+    excluded = torch.arange(len(first))
+    candidates, members = torch.stack([excluded + 1, excluded + 15], dim=1), torch.tensor([[9, 30, 3]] * len(first))
+    queries = Product(torch.stack([first, second], dim=1), torch.tensor(weights).float())
+    named = {"candidates": candidates, "members": members, "excluded": excluded, "chunk": chunk}
+    answers, ties = search_blocks(queries, gallery, k=10, **named), 0
+    for row in range(len(first)):
+        scores = []
+        for image in gallery.tolist():
+            cosines = [sum(map(float.__mul__, vector[row].tolist(), image)) for vector in (first, second)]
+            similarities = [min(max((1 + cosine) / 2, 0), 1) for cosine in cosines]
+            scores.append(similarities[0] ** weights[0] * similarities[1] ** weights[1])
+        order = sorted((place for place in range(41) if place != row), key=lambda place: (-scores[place], place))
+        ties += len(order) - len({scores[place] for place in order})
+        assert answers.top[row].tolist() == order[:10]
+        assert answers.scores[row].tolist() == [scores[place] for place in order[:10]]
+        assert answers.ranks[row].tolist() == [order.index(place) for place in candidates[row].tolist()]
+        ranked = [place for place in order if place in (9, 30, 3)]
+        assert answers.order[row].tolist() == [ranked.index(p) if p in ranked else -1 for p in (9, 30, 3)]
+    assert ties > 100
 
 
 def test_ranks_of_padding_and_of_the_excluded_image_are_minus_one():

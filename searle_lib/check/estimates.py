@@ -154,7 +154,7 @@ def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:
     if trains_phi:
         networks = -(-values["phi_epochs"] // values["phi_save_every"]) + 1  # and the one that the study uses
         sizes["φ"] = networks * 4 * _size(phi.Phi(clip.dimension, clip.width))
-    if _trains_fti(values):
+    if plan.trains_fti(values):
         item = clip.exact.model.dtype.itemsize
         weights = item * _size(Fti4Cir(clip.dimension, clip.patch_width))
         sizes["FTI4CIR's network"] = (-(-values["fti_epochs"] // values["fti_save_every"]) + 1) * weights
@@ -195,7 +195,7 @@ def times(values: Mapping, clip: Backbone, load: Workload) -> list[Stage]:
     if load.concepts and trains_phi:
         number = load.unlabeled // values["phi_batch_size"] * values["phi_batch_size"]
         stages.append(_training("φ", values["phi_epochs"], "epochs", number, text))
-    if _trains_fti(values):
+    if plan.trains_fti(values):
         number = load.unlabeled // values["fti_batch_size"] * values["fti_batch_size"]
         training = _training("FTI4CIR's training", values["fti_epochs"], "epochs", number, text)
         arithmetic = f"{load.unlabeled:,} images x {image * 1e3:.1f} ms + {training.arithmetic}"
@@ -237,14 +237,10 @@ def _phrases(values: Mapping, clip: Backbone, load: Workload) -> Stage:
     return Stage("phrases", 2 * (2 * size * tokens) / rate, arithmetic)
 
 
-def _trains_fti(values: Mapping) -> bool:
-    return "FTI4CIR" in values["methods"] and not values["fti_weights"]
-
-
 def _count_inverted(values: Mapping, load: Workload) -> int:
     """Return the number of images that OTI inverts."""
     trains_phi = plan.trains_phi(values["methods"], values["phi_checkpoint"])
-    return sum(load.references.values()) * ("SEARLE-OTI" in values["methods"]) + load.unlabeled * trains_phi
+    return sum(load.references.values()) * plan.uses_oti(values["methods"]) + load.unlabeled * trains_phi
 
 
 def _count_parameters(folder: Path) -> int:

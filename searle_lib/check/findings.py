@@ -141,11 +141,11 @@ def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterat
         yield _try("Ray cluster", lambda: executors.of_parameters(values).describe())
     if values["index"] == "faiss":
         yield _try("FAISS", lambda: f"version {indexes.load_faiss().__version__}")
-    if clip and "SEARLE" in methods and not is_trained(checkpoint):
+    if clip and plan.uses_phi(methods) and not is_trained(checkpoint):
         yield _try("φ", lambda: _phi(study, clip, study.path(checkpoint)))
     if _inverts(values) and not values["phrases_file"]:
         yield _hub_model("language model", "language_model", study.path(values["language_model"]))
-    if "FTI4CIR" not in methods:
+    if not plan.uses_fti(methods):
         return
     if values["fti_weights"]:
         if clip:
@@ -198,7 +198,7 @@ def _lists_to_invert(values: Mapping, study: Study) -> dict[str, list[str]]:
     """Return the ids of every list of images that OTI may invert."""
     lists = {}
     root, policy, workers = data_root(values, study), values["missing_images"], values["workers"]
-    if "SEARLE-OTI" in values["methods"]:
+    if plan.uses_oti(values["methods"]):
         splits = benchmarks.load_all(values["datasets"], root, values["evaluate"], values["fashioniq_gallery"])
         splits = readable.drop_incomplete_queries(study.store, splits, policy, workers)
         lists = {f"{n}/references": list(benchmarks.reference_table(loaded)["image"]) for n, loaded in splits.items()}

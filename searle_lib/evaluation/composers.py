@@ -2,68 +2,31 @@
 
 `compose(references, sentences)` takes image ids and relative captions, and returns unit vectors [N, d]. Retrieval,
 metrics and submissions know nothing else about a method. A composer with pseudo-words shows them by `subject_words`.
-A new method is a class here and a line in `methods`.
+`contract` says what a composer takes and returns. A new method is a class and a line in `methods`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib.backbone import embeddings
-from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import group_by_split
-from searle_lib.evaluation.methods import METHODS
+from searle_lib.evaluation import methods, own_methods, tuning
+from searle_lib.evaluation.contract import Composer, Sources
+from searle_lib.evaluation.methods import Method
 from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.network import Words
-from searle_lib.fti4cir.patches import ImageWords
 from searle_lib.searle import oti, phi
 from searle_lib.searle.phi import Phi
 from searle_lib.store.records import Study
-from searle_lib.training import TrainedNetwork
 
 PROMPT = "a photo of $ that {}"
 BATCH = 256  # texts that FTI4CIR encodes at once
-
-
-class Composer(Protocol):
-    """The interface between a method and retrieval. `key` identifies everything that determines the queries."""
-
-    key: str
-
-    def compose(self, references: Sequence[str], sentences: Sequence[Sequence[str]]) -> Tensor:
-        """Return the query vectors [N, d] float32, unit norm.
-
-        Args:
-            references: N image ids.
-            sentences: for each query its relative caption, or FashionIQ's two captions joined in both orders. The
-                unit features of a query's sentences are averaged.
-        """
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Inputs that a composer may use; each method takes the ones it needs.
-
-    Args:
-        backbone: the frozen CLIP.
-        embeddings: CLIP's image embeddings of the references.
-        pseudo_words: OTI's pseudo-words of the references.
-        trained_phi: the φ that predicts pseudo-words.
-        image_words: FTI4CIR's subject and attribute words of the references.
-    """
-
-    backbone: Backbone
-    embeddings: Embeddings
-    pseudo_words: Embeddings | None = None
-    trained_phi: TrainedNetwork | None = None
-    image_words: ImageWords | None = None
 
 
 class ImageOnly:
@@ -151,37 +114,58 @@ class Fti4CirQueries:
 
 
 def load_composers(
-    study: Study, backbone: Backbone, methods: Sequence[str]
+    study: Study, backbone: Backbone, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, Composer]], dict[str, str]]:
     """Return the composers of a study by split and method, and a reason for each method that is skipped.
 
-    A method is skipped if the notebook that it needs has no current record. FTI4CIR is not evaluated on the split that
-    its epoch was chosen on.
+    A method is skipped if a notebook that it needs has no current record. What needs FTI4CIR's network is not evaluated
+    on the split that its epoch was chosen on. A method with a setting gets the one that `tuning.choose` chooses.
+
+    Args:
+        study: the study.
+        backbone: its CLIP.
+        names: the parameter `methods`.
+
+    Raises:
+        FileNotFoundError, ValueError: if a method of one's own cannot be used.
     """
-    problems = {method: study.problem(METHODS[method].needs) for method in methods if METHODS[method].needs}
-    skip_reasons = {method: problem for method, problem in problems.items() if problem}
-    usable = [method for method in methods if method not in skip_reasons]
-    needs = {METHODS[method].needs for method in usable}
+    chosen = methods.by_name(names, study.root)
+    problems = {name: next(filter(None, map(study.problem, method.needs)), "") for name, method in chosen.items()}
+    skip_reasons = {name: problem for name, problem in problems.items() if problem}
+    usable = {name: method for name, method in chosen.items() if name not in skip_reasons}
+    needs = methods.needed(usable.values())
     trained_phi = phi.read(study, backbone) if "04_phi" in needs else None
     fti = study.read("05_fti4cir").parameters if "05_fti4cir" in needs else {}
-    composers = {}
-    for split in group_by_split(benchmarks.read(study)):
+    splits = group_by_split(benchmarks.read(study))
+    sources = {}
+    for split in splits:
         name = f"{split}/references"
-        sources = Sources(
+        sources[split] = Sources(
             backbone,
             embeddings.read(study, name),
             oti.read(study, name).tokens if "03_oti" in needs else None,
             trained_phi,
             patches.read(study, split, fti["fti_words"]) if fti else None,
         )
-        fair = reportable(usable, split, fti.get("fti_checkpoint", ""))
-        composers[split] = {method: METHODS[method].composer_class()(sources) for method in fair}
+    composers: dict[str, dict[str, Composer]] = {split: {} for split in splits}
+    for split, of_split in composers.items():
+        other = tuning.chosen_on(split)
+        for name, method in reportable(usable, split, fti.get("fti_checkpoint", "")).items():
+            of_split[name] = own_methods.build(name, method, sources[split])
+            if hasattr(of_split[name], "grid"):
+                tuned = own_methods.build(name, method, sources.get(other, sources[split]))
+                setting = tuning.choose(study, name, tuned, other, splits.get(other, []))
+                of_split[name] = own_methods.build(name, method, sources[split], setting)
+            if method.file:
+                own_methods.try_out(of_split[name], splits[split][0])
     return composers, skip_reasons
 
 
-def reportable(methods: Sequence[str], split: str, fti_checkpoint: str) -> list[str]:
-    """Return the methods that a split may compare: not FTI4CIR if its epoch was chosen on that split."""
-    return [method for method in methods if (method, split) != ("FTI4CIR", f"{fti_checkpoint}/val")]
+def reportable(usable: Mapping[str, Method], split: str, fti_checkpoint: str) -> dict[str, Method]:
+    """Return the methods that a split may compare: none with FTI4CIR's network if its epoch was chosen there."""
+    if split != f"{fti_checkpoint}/val":
+        return dict(usable)
+    return {name: method for name, method in usable.items() if "05_fti4cir" not in method.needs}
 
 
 def _encode_queries(backbone: Backbone, sentences: Sequence[Sequence[str]], words: Tensor | None = None) -> Tensor:

@@ -18,8 +18,10 @@ from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone, encode_images, read_clip
 from searle_lib.data import benchmarks, images
 from searle_lib.data.benchmarks import Benchmark
-from searle_lib.evaluation.composers import Composer, Sources, load_composers
-from searle_lib.evaluation.methods import METHODS
+from searle_lib.evaluation import contract, own_methods
+from searle_lib.evaluation.composers import load_composers
+from searle_lib.evaluation.contract import Composer, Sources
+from searle_lib.evaluation.methods import METHODS, Method, by_name
 from searle_lib.fti4cir import network, patches
 from searle_lib.ranking import search_blocks
 from searle_lib.searle import concepts, oti, phi, phrase_bank, phrases
@@ -40,7 +42,7 @@ class Retriever:
         study: the study.
         clip: its CLIP.
         benchmarks: its benchmarks by name, as in "cirr/val".
-        methods: its methods in order.
+        methods: its methods by name, in order.
         composers: by split and method; they know the references of the split's queries.
         reasons: why a method is left out, by method.
         galleries: embeddings by name, read when they are first used.
@@ -49,7 +51,7 @@ class Retriever:
     study: Study
     clip: Backbone
     benchmarks: dict[str, Benchmark]
-    methods: list[str]
+    methods: dict[str, Method]
     composers: dict[str, dict[str, Composer]]
     reasons: dict[str, str]
     galleries: dict[str, Embeddings] = field(default_factory=dict)
@@ -101,11 +103,11 @@ def load_retriever(study: Study, device: str = "auto") -> Retriever:
     """Read what the methods of a finished study need. Raises MissingInput or StaleInput as `Study.read` does."""
     study = Study(study.name, study.root, study.store, study.reports)  # so that no notebook's record lists these reads
     record = study.find("06_retrieval")
-    methods = record.parameters["methods"] if record else list(METHODS)
+    names = record.parameters["methods"] if record else list(METHODS)
     clip = read_clip(study, device)
-    composers, reasons = load_composers(study, clip, methods)
-    by_name = {benchmark.name: benchmark for benchmark in benchmarks.read(study)}
-    return Retriever(study, clip, by_name, methods, composers, reasons)
+    composers, reasons = load_composers(study, clip, names)
+    loaded = {benchmark.name: benchmark for benchmark in benchmarks.read(study)}
+    return Retriever(study, clip, loaded, by_name(names, study.root), composers, reasons)
 
 
 def query_of_study(retriever: Retriever, benchmark: str, row: int) -> Query:
@@ -130,7 +132,7 @@ def query_of_image(retriever: Retriever, benchmark: str, path: Path, image: str 
     query = Query(retriever.benchmarks[benchmark], image or path.stem, path, {})
     vector = _embed(retriever.clip, query)
     for method in retriever.methods:
-        if method not in retriever.reasons and METHODS[method].needs != INVERTS:
+        if method not in retriever.reasons and INVERTS not in retriever.methods[method].needs:
             query.composers[method] = _composer(retriever, query, vector, method, _ignore)
     return query
 
@@ -152,7 +154,7 @@ def invert(retriever: Retriever, query: Query, progress: Progress) -> dict[str, 
 def slow_methods(retriever: Retriever, query: Query) -> list[str]:
     """Return the methods that `invert` would add to a query."""
     others = [method for method in retriever.methods if method not in {*query.composers, *retriever.reasons}]
-    return [method for method in others if METHODS[method].needs == INVERTS]
+    return [method for method in others if INVERTS in retriever.methods[method].needs]
 
 
 def rank(retriever: Retriever, query: Query, method: str, sentences: Sequence[str], depth: int = 10) -> Ranking:
@@ -166,10 +168,10 @@ def rank(retriever: Retriever, query: Query, method: str, sentences: Sequence[st
         depth: how many images to return.
     """
     gallery = retriever.gallery(query.benchmark.gallery_name)
-    vector = query.composers[method].compose([query.reference], [sentences])
+    queries = contract.compose(query.composers[method], [query.reference], [sentences])
     targets = gallery.rows(query.targets).unsqueeze(0)  # [1, G]
     excluded = gallery.rows([query.excluded]) if query.excluded else None
-    answers = search_blocks(vector, gallery.unit, k=depth, candidates=targets, excluded=excluded)
+    answers = search_blocks(queries, gallery.unit, k=depth, candidates=targets, excluded=excluded)
     best = [gallery.ids[row] for row in answers.top[0].tolist()]
     first = min((place for place in answers.ranks[0].tolist() if place >= 0), default=-1)
     return Ranking(best, answers.scores[0].tolist(), first)
@@ -208,7 +210,7 @@ def retrieve(
         query = _query_of_reference(retriever, name, str(image))
     elif Path(image).is_file():
         query = query_of_image(retriever, name, Path(image))
-        if any(METHODS[method].needs == INVERTS for method in methods or retriever.methods):
+        if {*(methods or retriever.methods)} & {*slow_methods(retriever, query)}:
             reasons |= invert(retriever, query, _ignore)
     else:
         raise FileNotFoundError(f"image {image} is neither a file nor a reference of {name}; correct the path or id.")
@@ -245,18 +247,19 @@ def _embed(clip: Backbone, query: Query) -> Embeddings:
 
 def _composer(retriever: Retriever, query: Query, vector: Embeddings, method: str, progress: Progress) -> Composer:
     """Return a method's composer that knows the reference of a query and no other image."""
-    study, clip, needs = retriever.study, retriever.clip, METHODS[method].needs
+    study, clip, needs = retriever.study, retriever.clip, retriever.methods[method].needs
     sources = Sources(clip, vector)
-    if needs == INVERTS:
+    if INVERTS in needs:
         sources = replace(sources, pseudo_words=_optimise(study, clip, vector, progress))
-    elif needs == "04_phi":
+    if "04_phi" in needs:
         sources = replace(sources, trained_phi=phi.read(study, clip))
-    elif needs == "05_fti4cir":
+    if "05_fti4cir" in needs:
         table = pd.DataFrame({"image": [query.reference], "path": [str(query.path)]})
         parts, model = study.settings("05_fti4cir")["fti_words"], network.read(study, clip).module
         words = patches.predict_words(clip, model, table, images.DEFAULT_READER, parts)
         sources = replace(sources, image_words=words)
-    return METHODS[method].composer_class()(sources)
+    known = retriever.composers[query.benchmark.split_name].get(method)
+    return own_methods.build(method, retriever.methods[method], sources, getattr(known, "setting", None))
 
 
 def _optimise(study: Study, clip: Backbone, vector: Embeddings, progress: Progress) -> Embeddings:

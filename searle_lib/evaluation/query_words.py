@@ -11,7 +11,7 @@ import pandas as pd
 from searle_lib.backbone.model import Backbone
 from searle_lib.data import benchmarks
 from searle_lib.data.protocols import protocol_of
-from searle_lib.evaluation.composers import Composer
+from searle_lib.evaluation.contract import Composer
 from searle_lib.searle import nearest_names
 from searle_lib.store.artefacts import digest
 from searle_lib.store.code import code_digest

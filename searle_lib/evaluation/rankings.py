@@ -18,10 +18,10 @@ from torch import Tensor
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data.benchmarks import Benchmark, Example, name_of
-from searle_lib.evaluation import indexes
-from searle_lib.evaluation.composers import Composer
+from searle_lib.evaluation import contract, indexes
+from searle_lib.evaluation.contract import Composer
 from searle_lib.evaluation.indexes import FaissIndex
-from searle_lib.ranking import CELLS, ROWS, search_blocks
+from searle_lib.ranking import CELLS, ROWS, Product, search_blocks
 from searle_lib.store.artefacts import Store
 from searle_lib.store.batches import BatchSize
 from searle_lib.store.code import code_digest
@@ -42,7 +42,7 @@ class Rankings:
         group: [Q, M], the rank of each member of the query's group among the members, without the reference.
         subset: [Q], the target's rank within the group.
         top: [Q, at most DEPTH], the best gallery rows, best first.
-        scores: [Q, at most DEPTH] float32, the cosines of these rows.
+        scores: [Q, at most DEPTH] float32, the cosines of these rows, or the products of their similarities.
         recall: [at most Q] float32, the share of the DEPTH truly best images that `top` holds, for a sample of the
             queries; None if `top` is exact. If it is not, UNLISTED is the rank of an image that `top` does not hold.
     """
@@ -105,11 +105,14 @@ def rank_queries(
         executor: compares the queries with a gallery of several blocks.
 
     Raises:
-        ValueError: if a query's vector is not finite.
+        ValueError: if a query's vector is not finite, or an index has to rank by a product.
     """
     queries = compose(benchmark, composer)
-    if not torch.isfinite(queries).all():
-        row = int((~torch.isfinite(queries).all(1)).nonzero()[0])
+    if index and isinstance(queries, Product):
+        raise ValueError(f"{method} ranks by a product of similarities, which index faiss cannot; set index: exact.")
+    vectors = queries.vectors.flatten(1) if isinstance(queries, Product) else queries
+    if not torch.isfinite(vectors).all():
+        row = int((~torch.isfinite(vectors).all(1)).nonzero()[0])
         raise ValueError(
             f"{method} gives query {benchmark.queries['query'][row]} of {benchmark.name} a vector that is not finite; "
             "set precision to float32, or check the pseudo-word of its reference."
@@ -157,7 +160,7 @@ def rank_example(study: Study, example: Example, composers: Mapping[str, Mapping
 def compare(
     benchmark: Benchmark,
     gallery: Embeddings,
-    queries: Tensor,
+    queries: Tensor | Product,
     depth: int = 0,
     index: FaissIndex | None = None,
     executor: Executor = SERIAL,
@@ -167,7 +170,7 @@ def compare(
     Args:
         benchmark: the benchmark.
         gallery: the embeddings of its gallery.
-        queries: [Q, d] float32, unit norm.
+        queries: [Q, d] float32, unit norm, or a Product, which no index takes.
         depth: how many of the best gallery rows to return.
         index: an approximate index of the gallery; by default every image is compared.
         executor: compares the queries with a gallery of several blocks.
@@ -191,9 +194,9 @@ def compare(
     return Rankings(target_ranks, answers.ranks, answers.order, subset, answers.top, answers.scores, recall)
 
 
-def compose(benchmark: Benchmark, composer: Composer) -> Tensor:
-    """Return the query vectors [Q, d] of a benchmark, unit norm."""
-    return composer.compose(list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
+def compose(benchmark: Benchmark, composer: Composer) -> Tensor | Product:
+    """Return the queries of a benchmark: vectors [Q, d], unit norm, or a Product."""
+    return contract.compose(composer, list(benchmark.queries["reference"]), list(benchmark.queries["sentences"]))
 
 
 def ranking_table(benchmark: Benchmark, rankings: Rankings, method: str) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Takes benchmarks and Rankings, returns tables in long form, and keeps them for 0
 has rankings only.
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
 
 ASPECT_METRIC = "mAP@10"
+SETTING = "setting.json"  # of a method whose setting was chosen on other data
 SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
@@ -58,18 +60,26 @@ def _load_scores(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_parquet(folder / "scores.parquet"), pd.read_parquet(folder / "rankings.parquet")
 
 
+def load_setting(folder: Path) -> dict:
+    """Return the setting of a method and the means of all settings, from the artefact that `tuning.choose` keeps."""
+    return json.loads((folder / SETTING).read_text(encoding="utf-8"))
+
+
 def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
     """Return the facts about a study that every table states, from its records.
 
     Keys: world, backbone (CLIP's name), clip_sha256, and sizes. `sizes` holds for each benchmark the number of queries
     and of gallery images in the study ("size") and in the data set ("full_size"), and both in words ("evaluated_on").
-    With the `rankings` of `read_scores` these words also say what an approximate index found.
+    With the `rankings` of `read_scores` these words also say what an approximate index found, and "settings" holds the
+    settings that 06_retrieval chose, by the split that they were chosen on and the method.
     """
     clip, notes = clip_facts(study), {} if rankings is None else index_notes(rankings)
+    settings = {} if rankings is None else study.artefacts("06_retrieval", "settings")
     return {
         "world": study.read("02_concepts").parameters["world"],
         "backbone": clip["name"],
         "clip_sha256": clip["sha256"],
+        "settings": {name: artefact.read(load_setting) for name, artefact in settings.items()},
         "sizes": {b.name: _size(b, notes.get(b.name, "")) for b in benchmarks.read(study)},
     }
 

@@ -16,7 +16,8 @@ from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.backbone.model import Backbone
 from searle_lib.data import benchmarks, images
 from searle_lib.data.benchmarks import Benchmark
-from searle_lib.evaluation.composers import Composer, Fti4CirQueries, Searle, Sources
+from searle_lib.evaluation.composers import Fti4CirQueries, Searle
+from searle_lib.evaluation.contract import Composer, Sources
 from searle_lib.evaluation.rankings import compare, compose
 from searle_lib.evaluation.scores import metric
 from searle_lib.fti4cir import network, patches

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from searle_lib.evaluation import composition, significance
+from searle_lib.evaluation import methods as all_methods
 from searle_lib.evaluation.intervals import lead_metrics, signed
 from searle_lib.reporting import figures
 
-OTHER_COLOUR = "#8a5a9e"  # of a method without a colour of its own
 KINDS = ("composed", "shortcut", "unsolved")  # in the order of the page's bars
 Groups = Mapping[tuple[str, str], Sequence[str]]
 
@@ -54,11 +54,12 @@ def table(results: pd.DataFrame, groups: Groups) -> dict:
     top = results.groupby(["dataset", "metric"])["value"].max()
     rows = []
     methods = list(dict.fromkeys(results["method"]))
+    colours = all_methods.colours(methods)
     for method in methods:
         cells = [_cell(values.get((*key, method)), top[key], groups.get(key, ())) for key in metrics]
         if len(methods) == 1:
             cells = [cell and cell | {"mark": ""} for cell in cells]
-        rows.append({"method": method, "colour": figures.COLOURS.get(method, OTHER_COLOUR), "cells": cells})
+        rows.append({"method": method, "colour": colours[method], "cells": cells})
     datasets = [
         {"name": name, "split": of_dataset["split"].iloc[0], "queries": int(of_dataset["queries"].iloc[0])}
         | {"metrics": of_dataset["metric"].nunique(), "evaluated_on": of_dataset["evaluated_on"].iloc[0]}

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from searle_lib.evaluation import comparisons
+from searle_lib.evaluation import comparisons, methods
 from searle_lib.evaluation.comparisons import Numbers
 from searle_lib.evaluation.intervals import signed
 from searle_lib.evaluation.significance import MARKS
-from searle_lib.reporting import figures, run_facts, templates
-from searle_lib.reporting.answer import OTHER_COLOUR
+from searle_lib.reporting import run_facts, templates
 from searle_lib.store.artefacts import atomic_write
 from searle_lib.store.records import Record
 
@@ -80,13 +79,14 @@ def panels(table: pd.DataFrame) -> list[dict]:
     """
     ends = table[["difference", "low", "high"]].abs().max(axis=None)
     reach = float(ends) * 1.08 or 1.0
+    colours = methods.colours(table["method"])
     return [
-        {"title": f"{dataset} {metric}", "rows": [_row(row, reach) for row in rows.itertuples()]}
+        {"title": f"{dataset} {metric}", "rows": [_row(row, reach, colours) for row in rows.itertuples()]}
         for (dataset, _, _, metric), rows in table.groupby(comparisons.PANEL, sort=False)
     ]
 
 
-def _row(row: tuple, reach: float) -> dict:
+def _row(row: tuple, reach: float, colours: Mapping[str, str]) -> dict:
     def position(points: float) -> float:
         return round(50 + 50 * points / reach, 2)
 
@@ -96,7 +96,7 @@ def _row(row: tuple, reach: float) -> dict:
     low, high = (signed(points) for points in (row.low, row.high)) if tested else ("", "")
     return {
         "method": row.method,
-        "colour": figures.COLOURS.get(row.method, OTHER_COLOUR),
+        "colour": colours[row.method],
         "first": f"{row.first:.1f}",
         "second": f"{row.second:.1f}",
         "difference": signed(row.difference),

@@ -23,11 +23,11 @@ from searle_lib.data import benchmarks as benchmark_tables
 from searle_lib.data import images
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import composition, query_words
+from searle_lib.evaluation import methods as all_methods
 from searle_lib.evaluation.metrics import UNLISTED
 from searle_lib.evaluation.rankings import index_notes
 from searle_lib.evaluation.scores import ASPECT_METRIC, read_scores
 from searle_lib.reporting import stale_pages, templates
-from searle_lib.reporting.figures import COLOURS, LINES
 from searle_lib.store import randomness
 from searle_lib.store.artefacts import atomic_write
 from searle_lib.store.records import Study
@@ -64,7 +64,7 @@ def data(
     """Return what the page shows, as plain lists: methods, images (id and path, each once) and queries.
 
     A query names an image by its place in `images`. Its lists over methods are in the order of `methods`. Ranks start
-    at 1; cosines are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
+    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
 
     Args:
         benchmarks: those of the study; splits with secret targets are left out.
@@ -77,6 +77,7 @@ def data(
     scored = [benchmark for benchmark in benchmarks if benchmark.is_scored]
     rows = draw(scored, limit, seed)
     methods = list(dict.fromkeys(rankings["method"]))
+    colours = all_methods.colours(methods)
     queries = _queries(scored, rows, rankings)
     answers = _answers(queries, scores, rankings, names)
     places: dict[tuple[str, str], int] = {}  # by data set and image id, in order of first use
@@ -89,7 +90,7 @@ def data(
     return {
         "selection": " ".join([_selection(scored, rows, seed), *notes]),
         "example": _example_key(scored),
-        "methods": [{"name": method, "colour": COLOURS.get(method, LINES[3])} for method in methods],
+        "methods": [{"name": method, "colour": colours[method]} for method in methods],
         "images": [{"id": image, "path": paths[dataset, image]} for dataset, image in places],
         "queries": entries,
     }
@@ -179,7 +180,7 @@ def _answers(
             answers[query["key"], method] = {
                 "rank": row.rank + 1 if 0 <= row.rank < UNLISTED else None,
                 "best": list(row.best[:SHOWN]),
-                "cosines": [round(1000 * float(cosine)) for cosine in row.scores[:SHOWN]],
+                "scores": [round(1000 * float(score)) for score in row.scores[:SHOWN]],
                 "precision": precisions.get((title, row.split, row.category, row.query, method)),
                 "names": list(words.get((title, method, query["reference"]), [])),
             }
@@ -209,7 +210,7 @@ def _entry(query: dict, answers: list[dict], places: dict[tuple[str, str], int])
         "truths": truths,
         "ranks": [answer.get("rank") for answer in answers],
         "best": [[place(image) for image in answer.get("best", [])] for answer in answers],
-        "cosines": [answer.get("cosines", []) for answer in answers],
+        "scores": [answer.get("scores", []) for answer in answers],
         "precision": [answer.get("precision") if len(truths) > 1 else None for answer in answers],
         "names": [answer.get("names", []) for answer in answers],
     }

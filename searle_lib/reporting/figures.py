@@ -23,24 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 from searle_lib.data import images
-from searle_lib.evaluation import breakdowns
+from searle_lib.evaluation import breakdowns, methods
 from searle_lib.evaluation import composition as queries
 from searle_lib.evaluation.intervals import AVERAGE, protocol_titled
 from searle_lib.fti4cir.network import Words
 from searle_lib.reporting import sheets, templates
 from searle_lib.store.artefacts import atomic_write
 
-# Each has a contrast of 3 to 1 against the light and the dark page. Any two differ by 17 (CIEDE2000) for all readers,
-# with and without the common kinds of colour blindness.
-COLOURS = {
-    "Image-only": "#9c9373",
-    "Text-only": "#78969b",
-    "Image+Text": "#6a645e",
-    "SEARLE": "#99570a",
-    "SEARLE-OTI": "#396b89",
-    "FTI4CIR": "#cd68eb",
-}
-LINES = ("#396b89", "#99570a", "#78969b", "#cd68eb")  # of curves, and of methods without a colour
+LINES = ("#396b89", "#99570a", "#78969b", "#cd68eb")  # of curves
 DASHES = ("-", "--", "-.", ":")
 KINDS = {"shortcut": "#9c9373", "composed": "#396b89", "unsolved": "#858e9d"}
 INK, AXIS, GRID = "#1d2433", "#7d8797", "#d9dee7"  # of text, axes and grid; a page replaces them by its own
@@ -142,11 +132,12 @@ def recall_curves(table: pd.DataFrame) -> Chart:
     """Plot recall over k, one figure for each data set; `table` is what `breakdowns.recall_curves` returns."""
     figures, texts = [], []
     for dataset, rows in table.groupby("dataset", sort=False):
+        colours = methods.colours(rows["method"])
         curves = {method: curve.set_index("k")["value"] for method, curve in rows.groupby("method", sort=False)}
         with _canvas(2.5, 2.6, f"{dataset}\nrecall at k, %") as (figure, axes):
             for number, (method, curve) in enumerate(curves.items()):
                 dash = DASHES[number // 3 % len(DASHES)]
-                axes.plot(curve.index, curve, dash, color=_colour(method), label=method, linewidth=1.6)
+                axes.plot(curve.index, curve, dash, color=colours[method], label=method, linewidth=1.6)
             ticks = [k for k in (1, 2, 5, 10, 20, 50) if rows["k"].min() <= k <= rows["k"].max()]
             axes.set(xscale="log", xlabel="k", ylim=(0, 100))
             axes.set_xticks(ticks, map(str, ticks))
@@ -189,15 +180,11 @@ def save(drawing: Chart, path: Path) -> Chart:
     return drawing
 
 
-def _colour(method: str) -> str:
-    return COLOURS.get(method, LINES[3])
-
-
 def _bars(rows: pd.DataFrame, title: str, limit: float | None = None) -> Figure:
     """Plot a horizontal bar, its interval and its value for each row; `limit` ends the axis."""
     values, limit = rows["value"].to_numpy(), limit or rows["ci_high"].max()
     with _canvas(2.5, 0.75 + 0.21 * len(rows), title) as (figure, axes):
-        axes.barh(rows["method"], values, color=[_colour(method) for method in rows["method"]], height=0.68)
+        axes.barh(rows["method"], values, color=rows["method"].map(methods.colours(rows["method"])), height=0.68)
         spans = np.clip([values - rows["ci_low"], rows["ci_high"] - values], 0, None)
         axes.errorbar(values, range(len(rows)), xerr=spans, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for number, (value, high) in enumerate(zip(values, rows["ci_high"], strict=True)):

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from searle_lib.evaluation import methods
 from searle_lib.evaluation.own_query import Query, Ranking
 from searle_lib.reporting import sheets, templates
-from searle_lib.reporting.figures import COLOURS
-
-OTHER_COLOUR = "#6b7280"  # of a method without a colour of its own
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def html(lanes: Lanes) -> str:
     return templates.render(
         "live",
         **vars(lanes),
-        colours={method: COLOURS.get(method, OTHER_COLOUR) for method in lanes.methods},
+        colours=methods.colours(lanes.methods),
         paths=dict(zip(gallery["image"], gallery["path"], strict=True)),
         size=len(gallery) - bool(query.excluded),
         targets=query.targets[: sheets.MAX_TARGETS],

@@ -37,7 +37,7 @@ def query(example: Example) -> HTML:
 def retrieved(example: Example, rankings: pd.DataFrame, depth: int = 5) -> HTML:
     """Show a query and the `depth` best images of each method.
 
-    `rankings` has columns dataset, split, category, method, query, best (image ids, best first), scores (their cosines)
+    `rankings` has columns dataset, split, category, method, query, best (image ids, best first), scores
     and rank (of the first target, from 0; -1 if it is secret).
     """
     answers = _answers(rankings, example.benchmark)
@@ -112,7 +112,7 @@ def _images(method: str, answer: dict, targets: list[str], paths: dict, depth: i
     for rank, (image, score) in enumerate(zip(answer["best"][:depth], answer["scores"][:depth], strict=True), 1):
         mark = "hit" if image in targets else default
         suffix = f", {mark}" if mark else ""
-        label = f"{method}, rank {rank}{suffix}\ncosine {score:.3f}\n{image}"
+        label = f"{method}, rank {rank}{suffix}\nscore {score:.3f}\n{image}"
         images.append({"path": paths[image], "mark": mark, "label": label})
     return images
 

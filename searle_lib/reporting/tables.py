@@ -5,22 +5,25 @@ module says what a table holds; `formats` says how it looks as HTML, LaTeX, Mark
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from searle_lib.evaluation import tuning
 from searle_lib.evaluation.intervals import (
     TITLES,
     aspects,
     evaluated_on,
     main_panels,
+    name_of_title,
     paper_table,
     protocol_titled,
     published_numbers,
 )
+from searle_lib.evaluation.methods import METHODS
 from searle_lib.reporting import formats, pages, templates
 from searle_lib.reporting.formats import TIE, Cell, Section, Table
 from searle_lib.store.artefacts import atomic_write
@@ -31,7 +34,6 @@ BOUNDS = ["value", "ci_low", "ci_high"]
 MARKS = {1: "best", 2: "second"}  # by rank
 KINDS = {"FashionIQ": ("R", "mAP"), "CIRCO": ("mAP", "R")}  # a table each; the papers print the first
 L14 = "ViT-L/14"
-NAMES_WITH_L14 = {"SEARLE": "SEARLE-XL", "SEARLE-OTI": "SEARLE-XL-OTI"}  # how papers call them on ViT-L/14
 PROTOCOL_NOTES = {
     "FashionIQ": "both captions joined in both orders, the reference stays in the gallery",
     "CIRR": "the reference takes no rank, Rsubset ranks the group of six without it",
@@ -146,7 +148,8 @@ def _differences(bounds: Sequence[pd.DataFrame], dataset: str, split: str, prove
     for name, value in {"dataset": dataset, "split": split, "backbone": backbone, "origin": "published"}.items():
         numbers = numbers[numbers[name] == value]
     names = pd.Series(
-        own.index.map(lambda name: NAMES_WITH_L14.get(name, name) if backbone == L14 else name), own.index
+        own.index.map(lambda name: (backbone == L14 and name in METHODS and METHODS[name].name_on_large) or name),
+        own.index,
     )
     published = numbers.pivot(index="method", columns=["category", "metric"], values="value")
     published = published.reindex(index=names, columns=own.columns).set_axis(own.index)
@@ -251,4 +254,16 @@ def _conditions(results: pd.DataFrame, dataset: str, split: str, provenance: dic
         f"CLIP {provenance['backbone']} (sha256 of its weights {provenance['clip_sha256'][:8]}…)",
     ]
     parts += [f"images preprocessed by {provenance['preprocess']}"] if "preprocess" in provenance else []
-    return "; ".join(parts)
+    return "; ".join([*parts, *_settings(rows["method"].unique(), f"{name_of_title(dataset)}/{split}", provenance)])
+
+
+def _settings(methods: Iterable[str], split: str, provenance: dict) -> list[str]:
+    """Say which setting each method has on a split, and on which other data it was chosen."""
+    other = tuning.chosen_on(split)
+    settings = {method: provenance.get("settings", {}).get(f"{other}/{method}") for method in methods}
+    return [
+        f"{method} with {', '.join(f'{value:g}' for value in facts['setting'])}"
+        + (f", chosen on {other}" if facts["values"] else f", unchosen, for the study lacks {other}")
+        for method, facts in settings.items()
+        if facts
+    ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from searle_lib.backbone.model import clip_facts
 from searle_lib.data.benchmarks import IMAGENET
+from searle_lib.evaluation import methods
 from searle_lib.releases import searle_files
 from searle_lib.searle.oti import IDS
 from searle_lib.store.artefacts import write_json
@@ -26,10 +27,11 @@ def export(study: Study, folder: Path) -> list[Path]:
         ValueError: if 06_retrieval ranked neither SEARLE nor SEARLE-OTI.
     """
     rankings = [name.rpartition("/")[::2] for name in study.artefacts("06_retrieval", "rankings")]
-    splits = dict.fromkeys("/".join(name.split("/")[:2]) for name, method in rankings if method == "SEARLE-OTI")
+    chosen = methods.by_name(study.read("06_retrieval").parameters["methods"], study.root)
+    splits = dict.fromkeys("/".join(name.split("/")[:2]) for name, one in rankings if "03_oti" in chosen[one].needs)
     lists = {split: f"{split}/references" for split in splits}
     paths = []
-    if "SEARLE" in {method for _, method in rankings}:
+    if "04_phi" in methods.needed(chosen[method] for _, method in rankings):
         weights, facts = study.artefact("04_phi", "phi").read(_load_phi)
         paths.append(_write_phi(study, folder, weights, facts))
         if facts["epoch"]:  # trained here, from the pseudo-words of ImageNet

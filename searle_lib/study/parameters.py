@@ -47,6 +47,7 @@ CHOICES = {  # where the allowed values are listed; imported only when a value h
     "index": "evaluation.indexes:INDEXES",
 }
 LIKE_FILES = {"datasets": "data.protocols:dataset_names"}  # lists that may also name files; what checks all elements
+OPEN_CHOICES = {"methods": "evaluation.methods:is_own"}  # whether a value is allowed that no list has
 SETTINGS = {  # the class of which a parameter with this prefix is a field; it states the field's limits
     "phrase_": "searle.settings:PhraseSettings",
     "phrases_": "searle.settings:PhraseSettings",
@@ -212,7 +213,8 @@ def _check_choice(name: str, value: Value, source: str) -> None:
     if value == [] and name not in OPTIONAL_LISTS:
         raise ValueError(f"{name} in {source} is empty; name at least one of {', '.join(allowed)}.")
     for place, one in enumerate(value if isinstance(value, list) else [value]):
-        if allowed and one not in allowed and not (check_files and isinstance(one, str)):
+        is_open = (check_files and isinstance(one, str)) or _is_open_choice(name, one)
+        if allowed and one not in allowed and not is_open:
             raise ValueError(f"{name} in {source} holds {show(one)}; it must be {' or '.join(allowed)}.")
         if allowed and isinstance(value, list) and one in value[:place]:
             raise ValueError(f"{name} in {source} holds {show(one)} twice; name each once.")
@@ -221,6 +223,11 @@ def _check_choice(name: str, value: Value, source: str) -> None:
             check_files(value)
         except ValueError as problem:
             raise ValueError(f"{name} in {source}: {problem}") from None
+
+
+def _is_open_choice(name: str, value: object) -> bool:
+    is_open = _look_up(OPEN_CHOICES.get(name, ""))
+    return is_open is not None and is_open(str(value))
 
 
 def _check_limits(name: str, value: Value, source: str) -> None:

@@ -7,9 +7,11 @@ that φ learns from, or the references of a split, such as "cirr/val/references"
 from collections.abc import Mapping, Sequence
 
 from searle_lib.data import benchmarks
+from searle_lib.evaluation import methods as all_methods
 from searle_lib.evaluation.methods import METHODS
 from searle_lib.releases import folders
 from searle_lib.releases.folders import is_trained
+from searle_lib.study import workspace
 
 NOTHING_INVERTED = "nothing is inverted"
 
@@ -26,7 +28,7 @@ def reason_to_skip(notebook: str, values: Mapping) -> str:
     if notebook == "03_oti" and not inverted and notebook not in required:
         return NOTHING_INVERTED
     if notebook in ("04_phi", "05_fti4cir") and notebook not in required:
-        method = next(name for name, method in METHODS.items() if method.needs == notebook)
+        method = next(name for name, method in METHODS.items() if notebook in method.needs)
         return f"methods does not hold {method}"
     if notebook == "07_results" and "validation" not in values["evaluate"]:
         return "evaluate does not hold validation"
@@ -34,19 +36,17 @@ def reason_to_skip(notebook: str, values: Mapping) -> str:
 
 
 def required_notebooks(methods: Sequence[str]) -> set[str]:
-    """Return the notebooks that make the pseudo-words or networks of these methods."""
-    return {METHODS[method].needs for method in methods} - {""}
+    """Return the notebooks that make the words or networks of these methods. Raises as `methods.by_name` does."""
+    return all_methods.needed(all_methods.by_name(methods, workspace.project_root()).values())
 
 
 def images_to_invert(values: Mapping) -> list[str]:
-    """Return the kinds of images that need concepts and OTI: "unlabeled" for φ, "references" for SEARLE-OTI.
+    """Return the kinds of images that need concepts and OTI: "unlabeled" for φ, "references" for SEARLE-OTI and alike.
 
     References need none if oti_root holds all their pseudo-words. Raises as `reason_to_skip` does.
     """
     learns = trains_phi(values["methods"], values["phi_checkpoint"])
-    splits = (
-        benchmarks.evaluated_splits(values["datasets"], values["evaluate"]) if "SEARLE-OTI" in values["methods"] else []
-    )
+    splits = benchmarks.evaluated_splits(values["datasets"], values["evaluate"]) if uses_oti(values["methods"]) else []
     references = [f"{benchmarks.dataset_name(dataset)}/{split}/references" for dataset, split in splits]
     lists = references + [benchmarks.IMAGENET] * learns
     folder = {name: folders.find_tokens(values["oti_root"], name) for name in lists}  # each: this checks oti_root
@@ -54,11 +54,30 @@ def images_to_invert(values: Mapping) -> list[str]:
 
 
 def trains_phi(methods: Sequence[str], phi_checkpoint: str) -> bool:
-    """Return whether the study trains φ: SEARLE is one of the methods, and phi_checkpoint is "last" or an epoch."""
-    return "SEARLE" in methods and is_trained(phi_checkpoint)
+    """Return whether the study trains φ: a method needs it, and phi_checkpoint is "last" or an epoch."""
+    return uses_phi(methods) and is_trained(phi_checkpoint)
+
+
+def uses_phi(methods: Sequence[str]) -> bool:
+    """Return whether one of the methods needs φ."""
+    return "04_phi" in required_notebooks(methods)
+
+
+def uses_oti(methods: Sequence[str]) -> bool:
+    """Return whether one of the methods needs the pseudo-words of the references."""
+    return "03_oti" in required_notebooks(methods)
+
+
+def uses_fti(methods: Sequence[str]) -> bool:
+    """Return whether one of the methods needs FTI4CIR's network."""
+    return "05_fti4cir" in required_notebooks(methods)
+
+
+def trains_fti(values: Mapping) -> bool:
+    """Return whether the study trains FTI4CIR's network: a method needs it, and no weights are given."""
+    return uses_fti(values["methods"]) and not values["fti_weights"]
 
 
 def needs_imagenet(values: Mapping) -> bool:
     """Return whether the study needs the unlabeled images, to train φ or FTI4CIR's network."""
-    trains_fti = "FTI4CIR" in values["methods"] and not values["fti_weights"]
-    return trains_fti or trains_phi(values["methods"], values["phi_checkpoint"])
+    return trains_fti(values) or trains_phi(values["methods"], values["phi_checkpoint"])

@@ -120,7 +120,9 @@ def is_unchanged(study: Study, path: Path, values: Mapping, methods: list[str]) 
     record = study.find(path.stem)
     if record is None or record.execution.get("cells") != code.cells_digest(path):
         return False
-    if record.parameters != parameters.result_parameters(values) or record.code != code.notebook_code_digest(path):
+    if record.parameters != parameters.result_parameters(values):
+        return False
+    if record.code != workspace.notebook_digest(study.root, path.stem, values):
         return False
     if record.values.get("data_root") != (str(values["data_root"]) if "data_root" in values else None):
         return False

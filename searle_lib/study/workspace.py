@@ -17,9 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+from searle_lib.evaluation import methods
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code, executors
-from searle_lib.store.artefacts import Store
+from searle_lib.store.artefacts import Store, digest
 from searle_lib.store.reading import is_refusal
 from searle_lib.store.records import FOLDER, Record, Study
 from searle_lib.study import parameters
@@ -74,7 +75,7 @@ class OpenStudy(Study):
             self.parameters,
             dict(sorted(self.digests.items())),
             self.made,
-            code.notebook_code_digest(file),
+            notebook_digest(self.root, self.notebook, self.values),
             self._execution(file),
         )
         self.write(record)
@@ -138,6 +139,13 @@ def find_study(values: Mapping, command: str = "") -> Study:
     root = project_root()
     artefacts, reports = _folders(root, values)
     return Study(values["study"], root, Store(artefacts), reports / values["study"], command)
+
+
+def notebook_digest(root: Path, notebook: str, values: Mapping) -> str:
+    """Return the digest of the code that a notebook runs with these parameters, methods of one's own included."""
+    own = methods.own_sha256(values.get("methods", ()), root)
+    library = code.notebook_code_digest(root / "notebooks" / f"{notebook}.ipynb")
+    return digest([library, own]) if own else library
 
 
 def load_study(name: str, report_root: str = "reports") -> Study:

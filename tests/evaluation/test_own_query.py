@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data.benchmarks import Example
 from searle_lib.evaluation import own_query
-from searle_lib.evaluation.methods import METHODS
 from searle_lib.evaluation.rankings import rank_example
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
@@ -49,7 +48,7 @@ def test_a_query_of_the_study_is_ranked_as_the_study_ranks_it(study, retriever, 
     for row in range(FEW):
         expected = rank_example(study, Example(benchmark, row), retriever.composers).set_index("method")
         query = own_query.query_of_study(retriever, name, row)
-        assert list(query.composers) == list(METHODS)
+        assert list(query.composers) == list(retriever.methods)
         for method in query.composers:
             ranking = own_query.rank(retriever, query, method, benchmark.queries["sentences"][row], depth=50)
             assert ranking.best == list(expected.at[method, "best"])
@@ -62,7 +61,7 @@ def test_a_file_that_is_a_reference_of_the_study_gives_the_same_answer_by_every_
     file, reference, caption = copy_of_reference(retriever, name, tmp_path)
     own = own_query.retrieve(retriever, file, caption, name, depth=5)
     expected = own_query.retrieve(retriever, reference, caption, name, depth=5)
-    assert list(own["method"].unique()) == list(METHODS)
+    assert list(own["method"].unique()) == list(retriever.methods)
     assert own.drop(columns="score").equals(expected.drop(columns="score"))
     assert own["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), abs=1e-4)
 
@@ -120,7 +119,7 @@ def test_a_method_that_a_split_does_not_compare_is_left_out(retriever):
     fair = {split: dict(list(by_method.items())[:-1]) for split, by_method in retriever.composers.items()}
     reference = own_query.query_of_study(retriever, "cirr/val", 0).reference
     table = own_query.retrieve(replace(retriever, composers=fair), reference, "is red", "cirr/val")
-    assert list(table["method"].unique()) == [method for method in METHODS if method != "FTI4CIR"]
+    assert list(table["method"].unique()) == [method for method in retriever.methods if method != "FTI4CIR"]
 
 
 def test_exploring_leaves_no_trace_in_the_record_of_a_notebook(study):

@@ -9,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from searle_lib.data import benchmarks
+from searle_lib.evaluation.methods import METHODS
 from searle_lib.reporting import figures, pages, sheets
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def folder(world, tmp_path_factory):
     (circo,) = benchmarks.load("circo", world, "val")
     numbers = {"dataset": "CIRCO", "split": "val", "category": "all", "metric": "mAP@5", "queries": 8}
     bounds = {"value": 37.0, "ci_low": 34.0, "ci_high": 40.0}
-    results = pd.DataFrame([numbers | {"method": method} | bounds for method in figures.COLOURS])
+    results = pd.DataFrame([numbers | {"method": method} | bounds for method in METHODS])
     wide = pd.DataFrame([["a cell"] * 12] * 2, index=["first row", "second row"])
     cells = [
         new_markdown_cell(
@@ -206,7 +207,7 @@ def test_an_image_is_enlarged_by_click_and_by_keyboard(folder, visit):
     page = visit(folder / f"{OUTPUTS}.html")
     dialog, images = page.locator("dialog"), page.locator(".sheet .query").first.locator("figure svg")
     images.last.click()
-    assert dialog.is_visible() and "Image-only, rank 12, miss\ncosine 0.500\n" in dialog.inner_text()
+    assert dialog.is_visible() and "Image-only, rank 12, miss\nscore 0.500\n" in dialog.inner_text()
     assert dialog.locator("svg").bounding_box()["width"] > 300
     page.keyboard.press("ArrowLeft")
     assert "Image-only, rank 11, miss" in dialog.inner_text()

@@ -149,7 +149,7 @@ def test_the_data_of_a_query_equal_a_look_into_each_table(tmp_path):
         same = (rankings["method"] == method) & (rankings["query"] == "1") & (rankings["dataset"] == "circo")
         answer = rankings[same & (rankings["split"] == "val")].iloc[0]
         assert [images[image] for image in query["best"][place]] == answer["best"][:6]
-        assert query["cosines"][place] == [round(1000 * cosine) for cosine in answer["scores"][:6].tolist()]
+        assert query["scores"][place] == [round(1000 * score) for score in answer["scores"][:6].tolist()]
         assert query["ranks"][place] == RANKS[method][1] + 1
         assert query["precision"][place] == pytest.approx(1 / (RANKS[method][1] + 2))
         assert query["names"][place] == (["name circo-1", "Boat"] if method == "SEARLE" else [])
@@ -450,8 +450,8 @@ def test_methods_show_their_best_images_with_marks_ranks_and_words(look):
     assert "pseudo-word near: name circo-1, Boat" in searle.inner_text() and "pseudo-word" not in fti.inner_text()
     assert "missed: rank 18" in fti.inner_text()
     titles = searle.locator(".image").evaluate_all("images => images.map((image) => image.title)")
-    assert titles[3] == "rank 4 of SEARLE, cosine 0.817, a target, image circo-11"
-    assert titles[1] == "rank 2 of SEARLE, cosine 0.872, the reference itself, image circo-1"
+    assert titles[3] == "rank 4 of SEARLE, score 0.817, a target, image circo-11"
+    assert titles[1] == "rank 2 of SEARLE, score 0.872, the reference itself, image circo-1"
     assert searle.locator(".hit").count() == 1 and fti.locator(".hit").count() == 0
     assert page.locator(".question .hit").count() == 3
 
@@ -462,7 +462,7 @@ def test_an_image_enlarges_and_closes_with_escape(look, how):
     image = page.locator(".answer .image").nth(1)
     image.click() if how == "click" else image.press("Enter")
     dialog = page.get_by_role("dialog")
-    assert dialog.is_visible() and "rank 2 of Image-only, cosine 0.872" in dialog.inner_text()
+    assert dialog.is_visible() and "rank 2 of Image-only, score 0.872" in dialog.inner_text()
     assert dialog.locator("img").bounding_box()["width"] > 300
     page.keyboard.press("j")
     assert opened(page) == "circo/val/1"  # keys do not step behind the enlarged image

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from searle_lib.evaluation import intervals
+from searle_lib.evaluation import intervals, methods
 from searle_lib.fti4cir.network import Words
 from searle_lib.reporting import figures, templates
 
@@ -57,22 +57,24 @@ def results(methods=("Image-only", "FTI4CIR"), categories=("all",)):
 PANEL = ("CIRCO", "val", "all", "mAP@10")
 
 
-@pytest.mark.parametrize("name", [*figures.COLOURS, *figures.KINDS])
-def test_a_colour_stands_out_from_the_light_and_the_dark_page(name):
-    colour = (figures.COLOURS | figures.KINDS)[name]
+COLOURS = methods.colours(["a method of one's own"])  # and those of the library
+
+
+@pytest.mark.parametrize("colour", [*COLOURS.values(), *methods.FURTHER_COLOURS, *figures.KINDS.values()])
+def test_a_colour_stands_out_from_the_light_and_the_dark_page(colour):
     assert len(papers()) == 2 and all(contrast(colour, paper) >= 3 for paper in papers())
 
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_colours_of_methods_differ_for_every_reader(sight):
-    for first, second in itertools.combinations(figures.COLOURS, 2):
-        distance = np.linalg.norm(lab(figures.COLOURS[first], sight) - lab(figures.COLOURS[second], sight))
+    for first, second in itertools.combinations(COLOURS, 2):
+        distance = np.linalg.norm(lab(COLOURS[first], sight) - lab(COLOURS[second], sight))
         assert distance > 17, (first, second)
 
 
 def test_every_method_has_a_colour_of_its_own():
-    assert set(figures.COLOURS) >= {"Image-only", "Text-only", "Image+Text", "SEARLE", "SEARLE-OTI", "FTI4CIR"}
-    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+    own = methods.colours(["SEARLE", "Mine", "Yours"])
+    assert len(set(own.values())) == len(own) == len(methods.METHODS) + 2
 
 
 def test_bars_are_as_long_as_the_values_and_are_labelled_with_them():
@@ -84,7 +86,7 @@ def test_bars_are_as_long_as_the_values_and_are_labelled_with_them():
     assert [[x for x, _ in ends] for ends in lines.get_segments()] == [[8, 13], [28, 33]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Image-only", "FTI4CIR"]
     assert [bar.get_facecolor()[:3] for bar in axes.patches] == [
-        tuple(np.array(ImageColor.getrgb(figures.COLOURS[method])) / 255) for method in ("Image-only", "FTI4CIR")
+        tuple(np.array(ImageColor.getrgb(COLOURS[method])) / 255) for method in ("Image-only", "FTI4CIR")
     ]
 
 

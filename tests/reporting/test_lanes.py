@@ -34,7 +34,7 @@ def test_a_lane_numbers_its_images_marks_the_targets_and_says_where_the_first_on
     assert re.findall(r"<figcaption>(\d)</figcaption>", lane) == ["1", "2", "3"]
     assert [bool(re.search("hit", figure)) for figure in re.findall("<figure[^>]*>", lane)] == [False, False, True]
     assert "<small>target at 3</small>" in lane
-    assert f'title="SEARLE, rank 3\nhit\ncosine 0.900\n{state.query.targets[1]}"' in lane
+    assert f'title="SEARLE, rank 3\nhit\nscore 0.900\n{state.query.targets[1]}"' in lane
 
 
 def test_the_ranks_of_every_wording_stand_side_by_side(state):

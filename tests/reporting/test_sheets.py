@@ -32,7 +32,7 @@ def test_a_sheet_marks_hits_and_misses(circo):
     assert first.count('<figure class="target">') == min(len(targets), sheets.MAX_TARGETS)
 
 
-def test_an_image_names_its_method_rank_cosine_and_id(circo):
+def test_an_image_names_its_method_rank_score_and_id(circo):
     target, other = circo.queries["ground_truths"][0][0], "000000<1>"
     circo.gallery.loc[circo.gallery["image"] != target, "image"] = other
     circo.queries.at[0, "reference"] = other
@@ -41,8 +41,8 @@ def test_an_image_names_its_method_rank_cosine_and_id(circo):
     assert re.findall("<title>(.*?)</title>", html, re.S) == [
         "reference\n000000&lt;1&gt;",
         f"target\n{target}",
-        "SEARLE, rank 1, miss\ncosine 0.900\n000000&lt;1&gt;",
-        f"SEARLE, rank 2, hit\ncosine 0.899\n{target}",
+        "SEARLE, rank 1, miss\nscore 0.900\n000000&lt;1&gt;",
+        f"SEARLE, rank 2, hit\nscore 0.899\n{target}",
     ]
 
 

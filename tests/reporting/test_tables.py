@@ -55,6 +55,18 @@ def whole():
     return tables.of_study(study_results(), provenance() | {"preprocess": "targetpad"})
 
 
+def test_a_table_says_which_setting_a_method_has_and_where_it_was_chosen():
+    chosen = {"setting": [0.7], "values": [10.0, 20.0]}
+    settings = {"fashioniq/val/SEARLE": chosen, "cirr/val/SEARLE": chosen | {"setting": [0.0, 1.0, 0.5]}}
+    settings["fashioniq/val/Text-only"] = {"setting": [0.5], "values": []}
+    pages = [
+        tables.table(study_results(), title, "val", provenance() | {"settings": settings}).data
+        for title in ("CIRCO", "FashionIQ")
+    ]
+    assert "Text-only with 0.5, unchosen, for the study lacks fashioniq/val; SEARLE with 0.7, chosen on" in pages[0]
+    assert "SEARLE with 0, 1, 0.5, chosen on cirr/val" in pages[1] and "Text-only with" not in pages[1]
+
+
 def kind(page, name):
     """The part of a table's HTML that holds one kind of numbers."""
     return BeautifulSoup(page, "html.parser").select_one(f".part.{name}")
