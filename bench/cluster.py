@@ -32,7 +32,7 @@ LIMIT = 900.0  # seconds in which a run must end after a kill
 WAYS = ("worker", "node", "driver", "head")
 CUTS = {"oti_batch_size": 4, "oti_save_every": 1, "oti_steps": 40, "phrase_batch_size": 2}  # many small ranges
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-RANGES, MINI_IMAGES = 10_000, 960
+RANGES, MINI_IMAGES = 10_000, 1440
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,11 +132,10 @@ def kill(project: Path, cluster: Nodes, way: str, seconds: float) -> tuple[list[
 
 
 def measure_speed(folder: Path) -> int:
-    """Print how much faster OTI is on two nodes of one core than on one, each with its workers ready."""
+    """Print how much faster OTI is on two nodes of one core than on one, after their workers have loaded CLIP."""
     from searle_lib.backbone import embeddings
     from searle_lib.backbone.model import read_clip
     from searle_lib.searle import concepts, oti, phrase_bank, phrases
-    from searle_lib.store import shards
     from searle_lib.store.ray_cluster import Ray
     from searle_lib.study.workspace import load_study
 
@@ -151,16 +150,17 @@ def measure_speed(folder: Path) -> int:
         return oti.optimise(clip, images, nearest, bank, range(first, end), settings)
 
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(3):
+    for _ in range(3):
         for count in seconds:
             with nodes(*[1] * count) as cluster:
                 executor = Ray(cluster.address, 1.0, "cpu")
                 executor.connect()
                 wait_for_nodes(count)
                 with closing(executor):
-                    list(executor.map(lambda first, end: time.sleep(1), [(row, row + 1) for row in range(8)]))
+                    rows = [(first, first + 32) for first in range(0, MINI_IMAGES, 32)]
+                    list(executor.map(work, rows[: 2 * count]))  # now every worker is ready, and has loaded CLIP
                     began = time.monotonic()
-                    shards.write(folder / f"{count}-{turn}", MINI_IMAGES, 32, work, executor=executor)
+                    list(executor.map(work, rows))
                     seconds[count].append(time.monotonic() - began)
                 leave()
             print(f"{count} nodes: {seconds[count][-1]:.1f} s", flush=True)
