@@ -176,7 +176,7 @@ def _new(total: int, desc: str, done: int) -> "ReportedBar | tqdm":
 
 def _skip(moved: "ReportedBar | tqdm", count: int) -> None:
     """Move a bar by rows of an earlier run, which say nothing about its rate."""
-    moved.initial += count
+    moved.initial = getattr(moved, "initial", 0) + count  # a bar of tqdm that is switched off has none
     moved.update(count)
 
 

@@ -35,7 +35,8 @@ def compute(file: Path, part: int, of: int, overrides: list[str] | None = None) 
     notebook = next_notebook(study, values)
     if notebook is None:
         return f"study {study.name} misses nothing; all its notebooks are up to date."
-    os.environ.update({name: os.environ.get(name, value) for name, value in run.ENVIRONMENT.items()})
+    settings = {name: value for name, value in run.ENVIRONMENT.items() if name != "TQDM_DISABLE"}  # a job has no runner
+    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
     names = parameters.names_of_notebook(parameters.read_declarations(workspace.notebooks(study.root)), notebook.stem)
     with tempfile.TemporaryDirectory(prefix="searle-part-") as folder:
         job = Part(part, of, Path(folder))

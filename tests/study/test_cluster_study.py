@@ -2,7 +2,9 @@
 
 import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from projects import make_project
@@ -20,14 +22,21 @@ def cluster():
         yield running
 
 
-def test_a_study_on_two_nodes_has_the_bytes_of_one_in_one_process(quick, world, cluster, tmp_path):
-    project = make_project(tmp_path / "project", world)
+@pytest.fixture
+def folder():
+    """A folder with a short name, since sockets of kernels lie below it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_a_study_on_two_nodes_has_the_bytes_of_one_in_one_process(quick, world, cluster, folder):
+    project = make_project(folder / "project", world)
     assert problems_of(measurements.start(project, cluster), 0) == []
     assert digests(project) == digests(quick[0])
 
 
-def test_ctrl_c_ends_the_run_and_its_workers_within_two_seconds(quick, cluster, tmp_path):
-    project = shutil.copytree(quick[0], tmp_path / "project", symlinks=True)
+def test_ctrl_c_ends_the_run_and_its_workers_within_two_seconds(quick, cluster, folder):
+    project = shutil.copytree(quick[0], folder / "project", symlinks=True)
     shutil.rmtree(project / "data" / "artefacts" / "oti")
     run = measurements.start(project, cluster, "-p", "oti_steps=20000", "-p", "oti_batch_size=2")
     while not cluster.named("Actor"):
