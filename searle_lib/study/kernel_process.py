@@ -1,5 +1,6 @@
 """The process of a kernel: ipykernel, in a folder, an environment and a session of its own."""
 
+import multiprocessing
 import os
 import signal
 
@@ -16,6 +17,7 @@ def run(connection_file: str, folder: str, environment: dict[str, str], output: 
         output: the file for what the process itself prints.
     """
     end_with_parent()
+    multiprocessing.set_start_method(None, force=True)  # else locks have names, and a killed kernel leaves them behind
     if os.name == "posix":
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
