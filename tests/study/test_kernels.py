@@ -55,6 +55,11 @@ def test_a_kernel_has_its_imports_but_no_name_of_theirs(started, tmp_path):
     assert ask(started.start(), question) == (True, False, str(tmp_path))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no lock is without a name")
+def test_a_killed_kernel_leaves_no_lock_with_a_name(started):
+    assert ask(started.start(), "__import__('multiprocessing').get_start_method()") == "fork"
+
+
 def test_no_import_of_the_fork_server_opens_a_gpu():
     code = (
         "import importlib, torch\n"
