@@ -131,8 +131,8 @@ class Actor:
 
     def fetch(self, folder: Path) -> Path:
         """Copy a folder of shards from the kernel's node, once a node; return where the copy is."""
-        there = NodeAffinitySchedulingStrategy(self.kernel_node, soft=False)
-        files = Files.options(name="files", get_if_exists=True, num_cpus=0, scheduling_strategy=there).remote()
+        on_kernel_node = NodeAffinitySchedulingStrategy(self.kernel_node, soft=False)
+        files = Files.options(name="files", get_if_exists=True, num_cpus=0, scheduling_strategy=on_kernel_node).remote()
         copy = Path(tempfile.gettempdir()) / f"searle-shards-{os.getuid()}" / folder.name
         copy.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ray.get(files.list.remote(folder)):
