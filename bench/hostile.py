@@ -33,7 +33,7 @@ from bench import mutations
 from searle_lib.data import benchmarks, images
 from searle_lib.fti4cir import captions
 from searle_lib.miniworld import writers
-from searle_lib.releases import fti4cir_file, searle_files
+from searle_lib.releases import fti4cir_file, pic2word_file, searle_files
 from searle_lib.searle import concepts, phi
 from searle_lib.servers import predictions, scoring
 from searle_lib.study import parameters
@@ -148,6 +148,11 @@ READERS = {
         mutations.mutate_tensors,
         lambda folder: searle_files.read_tokens(folder / "exp", IDS, 6),
     ),
+    "Pic2Word": Reader(
+        ("pic2word.pt",),
+        mutations.mutate_tensors,
+        lambda folder: pic2word_file.read_network(folder / "pic2word.pt", 8, 8),
+    ),
     "φ": Reader(("phi.pt",), mutations.mutate_tensors, lambda folder: searle_files.read_phi(folder / "phi.pt", 8, 8)),
     "φ of the authors": Reader(
         ("phi_3.pt",), mutations.mutate_tensors, lambda folder: searle_files.read_phi(folder / "phi_3.pt", 64, 64)
@@ -181,6 +186,10 @@ def write_seeds(folder: Path, world: Path) -> Path:
         archive.writestr("GPTNeo27B/concept_to_phrases.pkl", pickle.dumps(phrases))
     searle_files.write_tokens(folder / "exp", IDS, torch.randn(24, 6), torch.randn(24, 6), {})
     searle_files.write_phi(folder / "phi.pt", 3, phi.Phi(8, 8).state_dict())
+    parts = {"weight": torch.randn(8, 8), "bias": torch.randn(8)}
+    layers = ("layers.0.0", "layers.1.0", pic2word_file.OUTPUT)
+    network = {f"module.{layer}.{part}": value for layer in layers for part, value in parts.items()}
+    torch.save({"epoch": 30, "name": "x", "state_dict": {}, pic2word_file.KEY: network}, folder / "pic2word.pt")
     known = KNOWN / "phi_3.pt"
     shutil.copy(known if known.is_file() else folder / "phi.pt", folder / "phi_3.pt")
     _write_module(folder / "module.pth")

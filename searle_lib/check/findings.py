@@ -19,10 +19,11 @@ from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
 from searle_lib.data.protocols import PROTOCOLS, dataset_name, protocol_of
 from searle_lib.evaluation import indexes
+from searle_lib.evaluation.methods import Method, by_name, network_files
 from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
 from searle_lib.releases.folders import is_trained
-from searle_lib.searle import concepts, phi
+from searle_lib.searle import concepts, other_networks, phi
 from searle_lib.store import executors
 from searle_lib.store.artefacts import DamagedArtefact, atomic_write, file_sha256
 from searle_lib.store.records import Study
@@ -143,6 +144,9 @@ def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterat
         yield _try("FAISS", lambda: f"version {indexes.load_faiss().__version__}")
     if clip and plan.uses_phi(methods) and not is_trained(checkpoint):
         yield _try("φ", lambda: _phi(study, clip, study.path(checkpoint)))
+    for name, method in by_name(methods, study.root).items():
+        if clip and method.checkpoint:
+            yield _try(f"network of {name}", functools.partial(_other_network, study, clip, name, method, values))
     if _inverts(values) and not values["phrases_file"]:
         yield _hub_model("language model", "language_model", study.path(values["language_model"]))
     if not plan.uses_fti(methods):
@@ -267,6 +271,12 @@ def _unreadable(name: str, table: pd.DataFrame, verdicts: Tensor, file: Path) ->
 def _phi(study: Study, clip: Backbone, checkpoint: str) -> str:
     phi.import_phi(study.store, clip, checkpoint)
     return f"fits {clip.name}; sha256 {file_sha256(phi.fetch_checkpoint(checkpoint))}"
+
+
+def _other_network(study: Study, clip: Backbone, name: str, method: Method, values: Mapping) -> str:
+    file = network_files({name: method}, values, study)[name]
+    other_networks.import_network(study.store, clip, name, file)
+    return f"fits {clip.name}; sha256 {file_sha256(file)}"
 
 
 def _fti(study: Study, clip: Backbone, path: str) -> str:

@@ -6,6 +6,7 @@ metrics and submissions know nothing else about a method. A composer with pseudo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,11 @@ from searle_lib.evaluation.contract import Composer, Sources
 from searle_lib.evaluation.methods import Method
 from searle_lib.fti4cir import patches, prompts
 from searle_lib.fti4cir.network import Words
-from searle_lib.searle import oti, phi
+from searle_lib.searle import other_networks, oti, phi
+from searle_lib.searle.other_networks import Img2Text
 from searle_lib.searle.phi import Phi
 from searle_lib.store.records import Study
+from searle_lib.training import TrainedNetwork
 
 PROMPT = "a photo of $ that {}"
 BATCH = 256  # texts that FTI4CIR encodes at once
@@ -74,6 +77,21 @@ class Searle:
     def subject_words(self, references: Sequence[str]) -> Tensor:
         """Return the pseudo-word of each reference: [N, d_tok]."""
         return self.phi(self.embeddings.select(references).to(self.backbone.device)).cpu()
+
+
+class Pic2Word(Searle):
+    """SEARLE's sentence about the pseudo-word that Pic2Word's network predicts (arXiv 2302.03084)."""
+
+    def __init__(self, sources: Sources):
+        super().__init__(replace(sources, trained_phi=sources.networks["Pic2Word"]))
+        self.phi: Img2Text  # named, so that rankings depend on the code of its layers
+
+
+class LinCir(Searle):
+    """SEARLE's sentence about the pseudo-word that LinCIR's φ predicts (arXiv 2312.01998)."""
+
+    def __init__(self, sources: Sources):
+        super().__init__(replace(sources, trained_phi=sources.networks["LinCIR"]))
 
 
 class SearleOti:
@@ -127,7 +145,7 @@ def load_composers(
         names: the parameter `methods`.
 
     Raises:
-        FileNotFoundError, ValueError: if a method of one's own cannot be used.
+        FileNotFoundError, ValueError: if a method of one's own, or the file of a network, cannot be used.
     """
     chosen = methods.by_name(names, study.root)
     problems = {name: next(filter(None, map(study.problem, method.needs)), "") for name, method in chosen.items()}
@@ -136,6 +154,7 @@ def load_composers(
     needs = methods.needed(usable.values())
     trained_phi = phi.read(study, backbone) if "04_phi" in needs else None
     fti = study.read("05_fti4cir").parameters if "05_fti4cir" in needs else {}
+    networks = load_networks(study, backbone, usable)
     splits = group_by_split(benchmarks.read(study))
     sources = {}
     for split in splits:
@@ -146,6 +165,7 @@ def load_composers(
             oti.read(study, name).tokens if "03_oti" in needs else None,
             trained_phi,
             patches.read(study, split, fti["fti_words"]) if fti else None,
+            networks,
         )
     composers: dict[str, dict[str, Composer]] = {split: {} for split in splits}
     for split, of_split in composers.items():
@@ -159,6 +179,14 @@ def load_composers(
             if method.file:
                 own_methods.try_out(of_split[name], splits[split][0])
     return composers, skip_reasons
+
+
+def load_networks(study: Study, backbone: Backbone, chosen: Mapping[str, Method]) -> dict[str, TrainedNetwork]:
+    """Return the network of each method that has a file of its own, from the parameters of 06_retrieval."""
+    if not any(method.checkpoint for method in chosen.values()):
+        return {}
+    files = methods.network_files(chosen, study.settings("06_retrieval"), study)
+    return {name: other_networks.import_network(study, backbone, name, file) for name, file in files.items()}
 
 
 def reportable(usable: Mapping[str, Method], split: str, fti_checkpoint: str) -> dict[str, Method]:

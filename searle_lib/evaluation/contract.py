@@ -5,8 +5,8 @@ similarities. `compose` turns both into what `ranking` ranks. Retrieval, metrics
 else about a method.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -33,6 +33,7 @@ class Sources:
         pseudo_words: OTI's pseudo-words of the references.
         trained_phi: the φ that predicts pseudo-words.
         image_words: FTI4CIR's subject and attribute words of the references.
+        networks: textual inversion networks of other authors, by method.
     """
 
     backbone: Backbone
@@ -40,6 +41,7 @@ class Sources:
     pseudo_words: Embeddings | None = None
     trained_phi: TrainedNetwork | None = None
     image_words: ImageWords | None = None
+    networks: Mapping[str, TrainedNetwork] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from searle_lib.store.reading import is_name, one_sentence, reads
+from searle_lib.store.records import Study
 
 ENTRY_POINTS = "searle_lib.methods"  # the group of an installed package's methods
 MAX_FILE = 1 << 20
-FURTHER_COLOURS = ("#244efc", "#726cfc", "#c6782a")  # of methods of one's own, in the study's order
+FURTHER_COLOURS = ("#783cf6", "#726cfc", "#c6782a")  # of methods of one's own, in the study's order
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Method:
         colour: its colour in charts and pages; "" for a method of one's own.
         name_on_large: its name in papers on ViT-L/14, if that is another one.
         file: the file of a method of one's own.
+        checkpoint: the parameter that names the file of its network, "" for none.
     """
 
     composer: str
@@ -39,6 +41,7 @@ class Method:
     colour: str = ""
     name_on_large: str = ""
     file: Path | None = None
+    checkpoint: str = ""
 
     def composer_class(self) -> type:
         """Import and return the composer's class."""
@@ -53,20 +56,22 @@ class Method:
 _COMPOSERS, _BASELINES = "searle_lib.evaluation.composers", "searle_lib.evaluation.baselines"
 
 # A colour has a contrast of 3 to 1 against the light and the dark page. Any two, and the first of FURTHER_COLOURS,
-# differ by 17 (CIELAB) for all readers, with and without the common kinds of colour blindness.
+# differ by 15 (CIELAB) for all readers, with and without the common kinds of colour blindness.
 METHODS = {
     "Image-only": Method(f"{_COMPOSERS}:ImageOnly", (), "#9c9373"),
     "Text-only": Method(f"{_COMPOSERS}:TextOnly", (), "#78969b"),
     "Image+Text": Method(f"{_COMPOSERS}:ImageAndText", (), "#6a645e"),
     "SEARLE": Method(f"{_COMPOSERS}:Searle", ("04_phi",), "#99570a", "SEARLE-XL"),
+    "Pic2Word": Method(f"{_COMPOSERS}:Pic2Word", (), "#9054b4", checkpoint="pic2word_checkpoint"),
+    "LinCIR": Method(f"{_COMPOSERS}:LinCir", (), "#f66042", checkpoint="lincir_checkpoint"),
     "SEARLE-OTI": Method(f"{_COMPOSERS}:SearleOti", ("03_oti",), "#396b89", "SEARLE-XL-OTI"),
     "FTI4CIR": Method(f"{_COMPOSERS}:Fti4CirQueries", ("05_fti4cir",), "#cd68eb"),
-    "Tuned sum": Method(f"{_BASELINES}:Sum", (), "#84603c"),
-    "Tuned slerp": Method(f"{_BASELINES}:Slerp", (), "#ba8a4e"),
-    "Tuned product": Method(f"{_BASELINES}:Product", (), "#6660ae"),
-    "SEARLE PDV": Method(f"{_BASELINES}:SearlePdv", ("04_phi",), "#de7800"),
-    "SEARLE-OTI PDV": Method(f"{_BASELINES}:SearleOtiPdv", ("03_oti",), "#549cc0"),
-    "FTI4CIR PDV": Method(f"{_BASELINES}:Fti4CirPdv", ("05_fti4cir",), "#9036cc"),
+    "Tuned sum": Method(f"{_BASELINES}:Sum", (), "#7e6042"),
+    "Tuned slerp": Method(f"{_BASELINES}:Slerp", (), "#2aa848"),
+    "Tuned product": Method(f"{_BASELINES}:Product", (), "#0ca2c0"),
+    "SEARLE PDV": Method(f"{_BASELINES}:SearlePdv", ("04_phi",), "#de7806"),
+    "SEARLE-OTI PDV": Method(f"{_BASELINES}:SearleOtiPdv", ("03_oti",), "#9c60fc"),
+    "FTI4CIR PDV": Method(f"{_BASELINES}:Fti4CirPdv", ("05_fti4cir",), "#a80ccc"),
 }
 
 
@@ -95,6 +100,19 @@ def by_name(methods: Sequence[str], root: Path) -> dict[str, Method]:
 def needed(methods: Iterable[Method]) -> set[str]:
     """Return the notebooks that make the words and networks of some methods."""
     return {notebook for method in methods for notebook in method.needs}
+
+
+def network_files(methods: Mapping[str, Method], values: Mapping, study: Study) -> dict[str, Path]:
+    """Return the file of each method's network, for the methods that have one.
+
+    `values` are the parameters of 06_retrieval. Raises ValueError if a file does not exist.
+    """
+    files = {name: values[method.checkpoint] for name, method in methods.items() if method.checkpoint}
+    for name, file in files.items():
+        if not Path(study.path(file)).is_file():
+            fault = f"{methods[name].checkpoint} {f'{file} is not a file' if file else 'is empty'}"
+            raise ValueError(f"methods holds {name}, but {fault}; set it to the file of its authors' network.")
+    return {name: Path(study.path(file)) for name, file in files.items()}
 
 
 def is_own(text: str) -> bool:

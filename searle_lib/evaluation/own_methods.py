@@ -54,7 +54,7 @@ class OwnComposer:
         self.subject = f"method {name} of {method.file}"
         self.dimension = sources.embeddings.vectors[:1].shape[1]
         absent = {field: None for notebook, field in PROVIDES.items() if notebook not in method.needs}
-        sources = replace(sources, **absent)
+        sources = replace(sources, networks={}, **absent)
         inputs = [getattr(getattr(sources, field), "key", "") for field in PROVIDES.values()]
         with self._one_sentence():
             own_class = method.composer_class()

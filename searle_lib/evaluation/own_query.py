@@ -19,7 +19,7 @@ from searle_lib.backbone.model import Backbone, encode_images, read_clip
 from searle_lib.data import benchmarks, images
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import contract, own_methods
-from searle_lib.evaluation.composers import load_composers
+from searle_lib.evaluation.composers import load_composers, load_networks
 from searle_lib.evaluation.contract import Composer, Sources
 from searle_lib.evaluation.methods import METHODS, Method, by_name
 from searle_lib.fti4cir import network, patches
@@ -103,7 +103,7 @@ def load_retriever(study: Study, device: str = "auto") -> Retriever:
     """Read what the methods of a finished study need. Raises MissingInput or StaleInput as `Study.read` does."""
     study = Study(study.name, study.root, study.store, study.reports)  # so that no notebook's record lists these reads
     record = study.find("06_retrieval")
-    names = record.parameters["methods"] if record else list(METHODS)
+    names = record.parameters["methods"] if record else [name for name, one in METHODS.items() if not one.checkpoint]
     clip = read_clip(study, device)
     composers, reasons = load_composers(study, clip, names)
     loaded = {benchmark.name: benchmark for benchmark in benchmarks.read(study)}
@@ -253,6 +253,8 @@ def _composer(retriever: Retriever, query: Query, vector: Embeddings, method: st
         sources = replace(sources, pseudo_words=_optimise(study, clip, vector, progress))
     if "04_phi" in needs:
         sources = replace(sources, trained_phi=phi.read(study, clip))
+    if retriever.methods[method].checkpoint:
+        sources = replace(sources, networks=load_networks(study, clip, {method: retriever.methods[method]}))
     if "05_fti4cir" in needs:
         table = pd.DataFrame({"image": [query.reference], "path": [str(query.path)]})
         parts, model = study.settings("05_fti4cir")["fti_words"], network.read(study, clip).module

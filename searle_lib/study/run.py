@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from searle_lib.evaluation import methods
 from searle_lib.evaluation.seeds import require_distinct, study_of_seed
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
@@ -73,6 +74,7 @@ def run(
         if not any(path.stem in declarations[name].notebooks for path in selection):
             owners = ", ".join(declarations[name].notebooks)
             raise ValueError(f"-p {name} is used by {owners}, and none of them is to run; leave it out, or run one.")
+    methods.network_files(methods.by_name(values["methods"], root), values, study)
     reasons = {path: "" if only else plan.reason_to_skip(path.stem, values) for path in notebooks}
     for path in notebooks[: notebooks.index(selection[0])]:  # a start in the middle needs the earlier ones as they are
         record = study.find(path.stem)

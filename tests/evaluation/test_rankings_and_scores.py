@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import forbidden, leave_record, study_of
 from PIL import Image
+from releases import test_pic2word_file
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -75,7 +76,8 @@ def study(world, tiny, tmp_path_factory):
     for name, loaded in splits.items():
         images = embeddings.keep_references(store, tiny, loaded, galleries)
         tokens = Embeddings(name, images.ids, torch.randn(len(images.ids), tiny.width), "random")
-        made[name] = Sources(tiny, images, tokens, distilled, random_image_words(images.ids, tiny.width))
+        words = random_image_words(images.ids, tiny.width)
+        made[name] = Sources(tiny, images, tokens, distilled, words, dict.fromkeys(["Pic2Word", "LinCIR"], distilled))
     return store, splits, galleries, made
 
 
@@ -385,6 +387,8 @@ def finished(world, tiny, tmp_path_factory):
     third, fourth, fifth = (study_of(folder, name) for name in ("03_oti", "04_phi", "05_fti4cir"))
     fifth.parameters |= {"fti_words": "both", "fti_checkpoint": "cirr"}
     searle_files.write_phi(folder / "phi.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    searle_files.write_phi(folder / "lincir.pt", 20, Phi(tiny.dimension, tiny.width).state_dict())
+    test_pic2word_file.write(folder / "pic2word.pt", test_pic2word_file.weights_of(2, tiny.dimension, tiny.width))
     phi.import_phi(fourth, tiny, str(folder / "phi.pt"))
     untrained = random_network(tiny)
     for name, loaded in splits.items():
@@ -428,7 +432,9 @@ def copied(finished, tmp_path):
 
 
 def load(folder, tiny, methods=tuple(METHODS)):
-    return composers.load_composers(study_of(folder, "06_retrieval"), tiny, list(methods))
+    sixth = study_of(folder, "06_retrieval")
+    sixth.values = {"pic2word_checkpoint": "pic2word.pt", "lincir_checkpoint": "lincir.pt"}
+    return composers.load_composers(sixth, tiny, list(methods))
 
 
 def record(folder, notebook):
@@ -445,6 +451,7 @@ def test_every_method_is_composed_from_what_its_notebook_kept(finished, tiny):
         assert of_split["SEARLE-OTI"].key == f"searle-oti {tokens.key}"
         assert torch.equal(of_split["SEARLE-OTI"].pseudo_words.vectors, tokens.vectors)
         assert of_split["SEARLE"].key == f"searle {distilled.key}"
+        assert len({of_split[name].key for name in ("SEARLE", "Pic2Word", "LinCIR")}) == 3
         assert of_split["Image-only"].embeddings.name == f"{split}/references"
 
 
@@ -468,6 +475,14 @@ def test_fti4cir_is_not_evaluated_on_the_split_that_its_epoch_was_chosen_on(fini
 def test_only_fti4cir_on_the_split_of_its_choice_is_not_reportable(checkpoint, split, fair):
     methods = {name: METHODS[name] for name in ("SEARLE", "FTI4CIR", "FTI4CIR PDV")}
     assert list(composers.reportable(methods, split, checkpoint)) == (list(methods) if fair else ["SEARLE"])
+
+
+@pytest.mark.parametrize(("file", "fault"), [("", "is empty"), ("absent.pt", "absent.pt is not a file")])
+def test_a_network_without_its_file_is_refused_by_the_name_of_its_parameter(finished, tiny, file, fault):
+    sixth = study_of(finished, "06_retrieval")
+    sixth.values = {"lincir_checkpoint": file}
+    with pytest.raises(ValueError, match=f"methods holds LinCIR, but lincir_checkpoint {fault}; set it to the file"):
+        composers.load_composers(sixth, tiny, ["LinCIR"])
 
 
 def who_need(notebook):
@@ -637,12 +652,15 @@ def test_the_names_of_a_reference_are_those_nearest_to_each_methods_pseudo_word(
     query_words.keep_names(sixth, tiny, by_split)
     leave_record(sixth)
     table = query_words.read_names(study_of(copied, "07_results"))
-    assert set(table["method"]) == {name for name, method in METHODS.items() if method.needs}
+    assert set(table["method"]) == {name for name, method in METHODS.items() if method.needs or method.checkpoint}
     assert set(table["dataset"]) == {"CIRR", "CIRCO"}
-    names = nearest_names.comparison_names(sixth)
+    names = list(nearest_names.comparison_names(sixth))
+    sentences = F.normalize(encode_texts(tiny, [f"a photo of {name}" for name in names]), dim=-1)
     for row in table.groupby(["dataset", "method"]).head(2).itertuples():
         word = by_split[f"{row.dataset.lower()}/val"][row.method].subject_words([row.reference])
-        assert [list(row.names)] == nearest_names.nearest_names(tiny, word, names, 3)
+        cosines = sentences @ F.normalize(encode_texts(tiny, ["a photo of $"], words=word), dim=-1)[0]
+        nearest = cosines[[names.index(name) for name in row.names]]  # this CLIP reads some names as the same token
+        assert_close(nearest, cosines.topk(3).values, atol=1e-5, rtol=0)
 
 
 def test_other_pseudo_words_have_names_of_their_own(copied, tiny, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_method_that_cannot_be_used_stops_the_run_in_one_sentence(project):
 def test_the_baselines_stand_behind_one_line_of_the_mini_study(project):
     (line,) = re.findall(r"^# (methods: .*)$", (ROOT / "params" / "mini.yaml").read_text(), re.M)
     names = yaml.safe_load(line)["methods"]
-    assert sorted(names) == sorted(methods.METHODS)
+    assert sorted(names) == sorted(name for name, method in methods.METHODS.items() if not method.checkpoint)
     before = artefacts(project, "")
     assert run(project, "-p", line.replace("methods: ", "methods="))["07_results"] == "done"
     assert before.items() <= artefacts(project, "").items()
