@@ -89,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
     help_text = "print the validation metrics of a file, in percent, as JSON"
     command("score", _score, help_text, file, dataset, data, category)
+    picture = (["image"], {"type": Path, "help": "an image file, the reference"})
+    sentence = (["caption"], {"help": 'how the target differs from it, such as "is red"'})
+    asking = command(
+        "query", _query, "show what a study's methods retrieve for an image of your own", picture, sentence
+    )
+    asking.add_argument("--study", required=True, metavar="NAME", help="a study that has run, such as mini")
+    asking.add_argument("--gallery", default="", metavar="NAME", help="such as circo/val; else the running example's")
+    asking.add_argument("--to", type=Path, metavar="FILE", help="the page (reports/STUDY/query.html)")
     pictures = (["--images"], {"type": Path, "required": True, "help": "COCO's val2017, or Visual Genome's images"})
     task = (["file"], {"type": Path, "help": "a task's JSON file, such as change_object.json"})
     command("genecis", _genecis, "write a task of GeneCIS as a data set of your own", task, pictures, folder)
@@ -251,6 +259,16 @@ def _score(options: argparse.Namespace) -> int:
 
     metrics = scoring.score(options.file, options.dataset, options.data_root, options.category)
     print(json.dumps(metrics, indent=1))
+    return 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    from searle_lib.reporting import query_page
+
+    study = workspace.load_study(options.study)
+    answer = query_page.ask(study, options.image, options.caption, options.gallery)
+    print(query_page.text_table(answer))
+    print(f"\n{query_page.write(answer, options.caption, options.to or study.reports / 'query.html')}")
     return 0
 
 

@@ -4,7 +4,8 @@
     image = embed(clip, "accordion.jpg")
     text = encode_with_pseudo_words(clip, ["a photo of $"], phi(image))
 
-Takes the names of published weights or files, and returns embeddings [N, d].
+Takes the names of published weights or files, and returns embeddings [N, d]. "mini" names the miniature world's CLIP
+and φ, which every clone has.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from searle_lib.data import images
 from searle_lib.releases import searle_files
 from searle_lib.searle.phi import Phi, build_network, fetch_checkpoint
 
+MINIATURE = "mini"
 PUBLISHED = {"ViT-B/32": "SEARLE_ViT-B32", "ViT-L/14": "SEARLE_ViT-L14"}
 
 
@@ -26,7 +28,7 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
     """Load a CLIP and its textual inversion network φ (SEARLE section 3.2). Published weights are downloaded once.
 
     Args:
-        clip: a published name, a file, or a loaded CLIP.
+        clip: a published name, a file, a loaded CLIP, or "mini" for the miniature world's.
         phi: a published name or a file. Empty: the published φ of this CLIP.
         device: cpu, cuda, mps, or auto; only for a CLIP that is not loaded.
 
@@ -34,6 +36,11 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
         ValueError: if no φ is published for the CLIP, or φ does not fit the CLIP.
         ConnectionError: if weights cannot be downloaded.
     """
+    if clip == MINIATURE:
+        from searle_lib.miniworld import models  # brings transformers, slow to import
+
+        clip, own_phi = map(str, models.cached_files())
+        phi = phi or own_phi
     loaded = load_clip(clip, device) if isinstance(clip, str) else clip
     name = PUBLISHED.get(loaded.name)
     if not phi and not name:

@@ -1,17 +1,26 @@
 """The method in three calls, held to what the authors' code gives."""
 
 import dataclasses
+import re
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from projects import ROOT
+from safetensors import safe_open
 from torch.testing import assert_close
 
+import searle_lib
 from searle_lib import pseudo_words
+from searle_lib.data import benchmarks
+from searle_lib.miniworld import models
+from searle_lib.miniworld.fingerprint import WEIGHTS
 from searle_lib.plain import encode_with_word
-from searle_lib.releases import searle_files
+from searle_lib.releases import downloads, searle_files
 from searle_lib.searle import phi
+from searle_lib.store.artefacts import file_sha256
 
 
 @pytest.fixture
@@ -123,3 +132,39 @@ def test_without_network_a_published_clip_is_asked_for_by_url_and_place(cache):
     place = cache.parent / "clip" / "ViT-B-32.pt"
     assert "download https://openaipublic.azureedge.net/clip/" in str(problem.value)
     assert f"on a machine with network and put it at {place}." in str(problem.value)
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = re.search(r"^Three lines give.*?```python\n(.*?)^```$", README, re.M | re.S)[1]
+
+
+def test_the_readmes_three_lines_run_as_printed_on_what_every_clone_has(world, tmp_path, monkeypatch):
+    shutil.copy(min((world / "FashionIQ" / "images").iterdir()), tmp_path / "own.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloads, "cache", lambda: tmp_path / "cache")
+    names = {"searle_lib": searle_lib}
+    exec(LINES, names)
+    assert names["query"].shape == (1, 128) and names["clip"].name == "tiny-clip"
+    assert_near(names["query"].norm(), torch.tensor(1.0))
+    again = {"searle_lib": searle_lib}
+    exec(LINES, again)  # from the cache
+    assert torch.equal(again["query"], names["query"])
+
+
+def test_the_miniature_phi_belongs_to_the_miniature_clip():
+    with safe_open(WEIGHTS / models.PHI, "pt") as file:
+        assert file.metadata()["clip_sha256"] == file_sha256(WEIGHTS / "clip.safetensors")
+
+
+def test_the_miniature_phi_retrieves_targets_of_the_drawn_world(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "cache", lambda: tmp_path)
+    clip, phi = pseudo_words.load_searle("mini", device="cpu")
+    (cirr,) = benchmarks.load("cirr", world, "val")
+    gallery = F.normalize(torch.cat([pseudo_words.embed(clip, path) for path in cirr.gallery["path"]]), dim=-1)
+    images, ranks = list(cirr.gallery["image"]), []
+    for query in cirr.queries.to_dict("records"):
+        word = phi(pseudo_words.embed(clip, cirr.gallery["path"][images.index(query["reference"])]))
+        prompt = f"a photo of $ that {query['sentences'][0]}"
+        scores = gallery @ pseudo_words.encode_with_pseudo_words(clip, [prompt], word)[0]
+        ranks.append(int((scores > scores[images.index(query["target"])]).sum()))
+    assert sum(rank < 10 for rank in ranks) > 0.7 * len(ranks) > 10 / len(images) * len(ranks), ranks

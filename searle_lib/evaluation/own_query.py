@@ -1,8 +1,8 @@
 """A query of one's own on a finished study: any reference image, any sentence, every method of the study.
 
 `load_retriever` reads what the methods need once. `query_of_study` and `query_of_image` state a query, `invert` adds
-the methods that optimise, and `rank` ranks the gallery by one method. `retrieve` does all of it in one call and returns
-a table. Nothing here writes scores or records.
+the methods that optimise, and `rank` ranks the gallery by one method. `answer` does all of it in one call, and
+`retrieve` returns its answer as a table. Nothing here writes scores or records.
 """
 
 import itertools
@@ -25,6 +25,7 @@ from searle_lib.evaluation.methods import METHODS, Method, by_name
 from searle_lib.fti4cir import network, patches
 from searle_lib.ranking import search_blocks
 from searle_lib.searle import concepts, oti, phi, phrase_bank, phrases
+from searle_lib.store import bars
 from searle_lib.store.artefacts import digest, file_sha256
 from searle_lib.store.records import MissingInput, StaleInput, Study
 
@@ -32,6 +33,10 @@ INVERTS = "03_oti"  # a method that needs this notebook optimises a pseudo-word,
 LIST = "own"  # the name of the image list that holds an image of one's own
 
 Progress = Callable[[float], None]  # called with the share of the work that is done, in (0, 1]
+
+
+def _ignore(share: float) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,21 @@ class Ranking:
     best: list[str]
     scores: list[float]
     target: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the methods retrieve for one query.
+
+    Args:
+        query: the query.
+        rankings: by method.
+        reasons: why a method has none, by method.
+    """
+
+    query: Query
+    rankings: dict[str, Ranking]
+    reasons: dict[str, str]
 
 
 def load_retriever(study: Study, device: str = "auto") -> Retriever:
@@ -177,15 +197,17 @@ def rank(retriever: Retriever, query: Query, method: str, sentences: Sequence[st
     return Ranking(best, answers.scores[0].tolist(), first)
 
 
-def retrieve(
+def answer(
     retriever: Retriever,
     image: Path | str,
     caption: str,
     benchmark: str = "",
     methods: Sequence[str] = (),
     depth: int = 10,
-) -> pd.DataFrame:
-    """Return what each method retrieves for an image and a sentence.
+) -> Answer:
+    """Rank a gallery for an image and a sentence by every method, those included that optimise a pseudo-word.
+
+    A bar shows the optimisation.
 
     Args:
         retriever: from `load_retriever`.
@@ -195,9 +217,6 @@ def retrieve(
         methods: by default all methods of the study that can answer.
         depth: images per method.
 
-    Returns:
-        Columns method, rank (from 0), image, path and score (cosine), best first.
-
     Raises:
         FileNotFoundError: if the image is neither a file nor a reference.
         ValueError: if the study has no such benchmark, or cannot answer by one of the methods.
@@ -205,21 +224,41 @@ def retrieve(
     name = benchmark or benchmarks.example(retriever.benchmarks.values()).benchmark.name
     if name not in retriever.benchmarks:
         raise ValueError(f"the study has no benchmark {name}; choose one of {', '.join(retriever.benchmarks)}.")
-    reasons, gallery = dict(retriever.reasons), retriever.benchmarks[name].gallery
+    reasons = dict(retriever.reasons)
     if str(image) in set(retriever.benchmarks[name].queries["reference"]):
         query = _query_of_reference(retriever, name, str(image))
     elif Path(image).is_file():
         query = query_of_image(retriever, name, Path(image))
         if {*(methods or retriever.methods)} & {*slow_methods(retriever, query)}:
-            reasons |= invert(retriever, query, _ignore)
+            with bars.bar(100, "optimising a pseudo-word") as bar:
+                reasons |= invert(retriever, query, lambda share: bar.update(round(100 * share) - bar.n))
     else:
         raise FileNotFoundError(f"image {image} is neither a file nor a reference of {name}; correct the path or id.")
+    wanted = methods or [method for method in retriever.methods if method in query.composers]
+    unable = next((method for method in wanted if method not in query.composers), None)
+    if unable:
+        raise ValueError(f"{unable} cannot answer: {reasons.get(unable, 'the study does not have it.')}")
+    return Answer(query, {method: rank(retriever, query, method, [caption], depth) for method in wanted}, reasons)
+
+
+def retrieve(
+    retriever: Retriever,
+    image: Path | str,
+    caption: str,
+    benchmark: str = "",
+    methods: Sequence[str] = (),
+    depth: int = 10,
+) -> pd.DataFrame:
+    """Return what each method retrieves for an image and a sentence; arguments and errors are those of `answer`.
+
+    Returns:
+        Columns method, rank (from 0), image, path and score (cosine), best first.
+    """
+    answered = answer(retriever, image, caption, benchmark, methods, depth)
+    gallery = answered.query.benchmark.gallery
     paths = dict(zip(gallery["image"], gallery["path"], strict=True))
     tables = []
-    for method in methods or [method for method in retriever.methods if method in query.composers]:
-        if method not in query.composers:
-            raise ValueError(f"{method} cannot answer: {reasons.get(method, 'the study does not have it.')}")
-        ranking = rank(retriever, query, method, [caption], depth)
+    for method, ranking in answered.rankings.items():
         table = pd.DataFrame({"image": ranking.best, "score": ranking.scores})
         tables.append(table.assign(method=method, rank=range(len(table)), path=table["image"].map(paths)))
     return pd.concat(tables, ignore_index=True)[["method", "rank", "image", "path", "score"]]
@@ -277,7 +316,3 @@ def _optimise(study: Study, clip: Backbone, vector: Embeddings, progress: Progre
     finally:
         hook.remove()
     return Embeddings(vector.name, vector.ids, words, vector.key, clip.sha256)
-
-
-def _ignore(share: float) -> None:
-    """Show no progress."""

@@ -1,7 +1,8 @@
-"""The miniature world's own CLIP and language model, from the small files shipped with the library.
+"""The miniature world's own CLIP, φ and language model, from the small files shipped with the library.
 
 The files hold only the rows of the vocabulary that are in use. `write_clip` and `write_language_model` expand them to
 the full table and write them in a form that `clip.load(path)` and `AutoModelForCausalLM.from_pretrained(path)` open.
+`cached_files` gives CLIP and φ as files that a study or `load_searle` takes.
 """
 
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch import Tensor
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 from searle_lib.miniworld.fingerprint import WEIGHTS
+from searle_lib.releases import downloads, searle_files
+from searle_lib.store.artefacts import atomic_write, file_sha256
 
 VOCABULARY_ROWS = 49_408
 END_OF_TEXT = "<|endoftext|>"
+PHI = "phi.safetensors"
 SIZES = {  # of clip.model.CLIP; heads are width / 64, which is what clip.load assumes
     "embed_dim": 128,
     "image_resolution": 64,
@@ -40,6 +44,22 @@ def spread(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     table = torch.zeros(VOCABULARY_ROWS, compact.shape[1], dtype=compact.dtype)
     table[rows] = compact
     return {n: v for n, v in weights.items() if n != "vocabulary"} | {"token_embedding.weight": table}
+
+
+def write_phi(path: Path) -> None:
+    """Write the φ of the mini study in the form of the authors' files."""
+    searle_files.write_phi(path, 0, {name: value.float() for name, value in load_file(WEIGHTS / PHI).items()})
+
+
+def cached_files() -> tuple[Path, Path]:
+    """Return the tiny CLIP and its φ as files of the cache, which are written once."""
+    folder = downloads.cache() / f"miniature-{file_sha256(WEIGHTS / PHI)[:10]}"  # φ's file names its CLIP
+    files = folder / "tiny-clip.pt", folder / "SEARLE_tiny-clip.pt"
+    for file, write in zip(files, (write_clip, write_phi), strict=True):
+        if not file.exists():
+            with atomic_write(file) as temporary:
+                write(temporary)
+    return files
 
 
 def write_language_model(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Train the miniature world's own CLIP and language model from scratch: `python -m searle_lib.miniworld.training`.
 
+With a file of φ, which `searle export` writes, the same command ships that φ beside them.
+
 Both learn only from images and captions drawn for training. CLIP learns in two steps, since contrastive training alone
 is slow on two cores. (1) The vision tower predicts how many of an image's captions hold each word, through a linear
 head that is then discarded. (2) With the image features fixed, the text tower and the visual projection learn by
@@ -24,10 +26,12 @@ from searle_lib.data.images import MEAN, STD
 from searle_lib.miniworld import grammar
 from searle_lib.miniworld.fingerprint import WEIGHTS, fingerprint
 from searle_lib.miniworld.garments import draw_garment
-from searle_lib.miniworld.models import SIZES, language_model, tokenizer
+from searle_lib.miniworld.models import PHI, SIZES, language_model, tokenizer
 from searle_lib.miniworld.scenes import draw_scene
 from searle_lib.miniworld.specimens import KINDS, Scene, Specimen, concepts, random_garment, random_scene, varied
+from searle_lib.releases import searle_files
 from searle_lib.searle.concepts import TEMPLATES
+from searle_lib.store.artefacts import file_sha256
 
 SEED = 2303_15247
 PICTURES = 24_000
@@ -196,6 +200,16 @@ def _pixels(pictures: Tensor) -> Tensor:
     return (pictures / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+def ship_phi(file: Path) -> None:
+    """Write the φ of a study of the miniature world beside the CLIP that it belongs to, in half precision."""
+    weights = searle_files.read_phi(file, SIZES["embed_dim"], SIZES["transformer_width"])
+    halves = {name: value.half() for name, value in weights.items()}
+    save_file(halves, WEIGHTS / PHI, metadata={"clip_sha256": file_sha256(WEIGHTS / "clip.safetensors")})
+
+
 if __name__ == "__main__":
     Path(WEIGHTS).mkdir(exist_ok=True)
-    main()
+    if sys.argv[1:]:
+        ship_phi(Path(sys.argv[1]))
+    else:
+        main()

@@ -1,4 +1,4 @@
-"""docs/extending.md's method of one's own, run as printed; and the baselines behind the line of params/mini.yaml."""
+"""docs/extending.md's commands for methods, run as printed; and the baselines behind the line of params/mini.yaml."""
 
 import re
 import shlex
@@ -8,10 +8,14 @@ import pandas as pd
 import pytest
 import yaml
 from projects import ROOT, artefacts, command, run
+from releases import test_pic2word_file
 
+from searle_lib.backbone.model import load_clip
 from searle_lib.data.benchmarks import Example
 from searle_lib.evaluation import methods, own_query
 from searle_lib.evaluation.rankings import rank_example
+from searle_lib.releases import searle_files
+from searle_lib.searle.phi import Phi
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
 
@@ -23,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 FILE = re.search(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)[1]
 COMMAND = re.search(r"^\.venv/bin/searle (run .*my_methods.*)$", PAGE, re.M)[1]
+NETWORKS = re.search(r"^\.venv/bin/searle (run [^`]*lincir_checkpoint[^`]*)```$", PAGE, re.M)[1]
 
 
 @pytest.fixture
@@ -101,3 +106,23 @@ def test_the_baselines_stand_behind_one_line_of_the_mini_study(project):
     table = "".join(file.read_text() for file in (project / "reports/quick/tables").glob("*.md"))
     assert re.search(r"Tuned slerp with 0\.\d, chosen on fashioniq/val", table)
     assert re.search(r"SEARLE PDV with [\d.]+, [\d.]+, [\d.]+, chosen on cirr/val", table)
+
+
+def test_the_pages_command_compares_networks_of_other_authors(project, world):
+    clip = load_clip(str(world / "models" / "tiny-clip.pt"))
+    (project / "weights").mkdir()
+    network = test_pic2word_file.weights_of(2, clip.dimension, clip.width)
+    test_pic2word_file.write(project / "weights/pic2word.pt", network)
+    searle_files.write_phi(project / "weights/phi_best.pt", 20_000, Phi(clip.dimension, clip.width).state_dict())
+    arguments = shlex.split(NETWORKS.replace("params/pretrained-xl.yaml", "params/quick.yaml").replace("\\\n", ""))
+    before = artefacts(project, "")
+    done = command(project, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert new_rankings(project, before) == {"Pic2Word", "LinCIR"} and before.items() <= artefacts(project, "").items()
+    report = project / "reports/networks"
+    names = ["Image-only", "Text-only", "SEARLE", "Pic2Word", "LinCIR"]
+    assert list(pd.read_csv(report / "results.csv")["method"].unique()) == names
+    assert (report / "submissions/cirr-test1-LinCIR.json").is_file()
+    (project / "weights/phi_best.pt").unlink()
+    refused = command(project, *arguments)
+    assert refused.returncode == 1 and "lincir_checkpoint weights/phi_best.pt is not a file; set it" in refused.stderr
