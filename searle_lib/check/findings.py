@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from searle_lib.backbone.model import Backbone, load_clip
+from searle_lib.check import trials
 from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
@@ -147,6 +148,8 @@ def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterat
     for name, method in by_name(methods, study.root).items():
         if clip and method.checkpoint:
             yield _try(f"network of {name}", functools.partial(_other_network, study, clip, name, method, values))
+        if clip and (method.file or values["index"] == "faiss"):
+            yield _try(f"method {name}", functools.partial(trials.try_method, clip, name, method, values["index"]))
     if _inverts(values) and not values["phrases_file"]:
         yield _hub_model("language model", "language_model", study.path(values["language_model"]))
     if not plan.uses_fti(methods):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.evaluation.metrics import UNLISTED
-from searle_lib.ranking import ROWS, Search, best_first, search, search_blocks
+from searle_lib.ranking import ROWS, Product, Search, best_first, search, search_blocks
 from searle_lib.store.executors import SERIAL, Executor
 
 INDEXES = ("exact", "faiss")
@@ -108,6 +108,12 @@ class FaissIndex:
 def of_gallery(gallery: Embeddings, index: str) -> FaissIndex | None:
     """Return the index of a gallery, None for "exact". Raises ValueError as `load_faiss` does."""
     return None if index == "exact" else FaissIndex(gallery, load_faiss())
+
+
+def refuse_product(method: str, queries: Tensor | Product) -> None:
+    """Raise ValueError if a method's queries are products, whose scores are no inner products."""
+    if isinstance(queries, Product):
+        raise ValueError(f"{method} ranks by a product of similarities, which index faiss cannot; set index: exact.")
 
 
 def load_faiss() -> Any:

@@ -108,8 +108,8 @@ def rank_queries(
         ValueError: if a query's vector is not finite, or an index has to rank by a product.
     """
     queries = compose(benchmark, composer)
-    if index and isinstance(queries, Product):
-        raise ValueError(f"{method} ranks by a product of similarities, which index faiss cannot; set index: exact.")
+    if index:
+        indexes.refuse_product(method, queries)
     vectors = queries.vectors.flatten(1) if isinstance(queries, Product) else queries
     if not torch.isfinite(vectors).all():
         row = int((~torch.isfinite(vectors).all(1)).nonzero()[0])
