@@ -50,10 +50,10 @@ def convert(file: Path, images_folder: Path, to: Path) -> Path:
         aside.open("w", encoding="utf-8", newline="") as text,
     ):
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["reference", "caption", "target", "group"])
-        for reference, caption, group in queries:
+        writer.writerow(["query", "reference", "caption", "target", "group"])
+        for row, (reference, caption, group) in enumerate(queries):  # an entry may stand twice, and counts twice
             names = dict.fromkeys(map(_name, group))  # the target comes first
-            writer.writerow([_name(reference), caption, next(iter(names)), BETWEEN.join(names)])
+            writer.writerow([row, _name(reference), caption, next(iter(names)), BETWEEN.join(names)])
     return folder / f"{folder.name}.csv"
 
 

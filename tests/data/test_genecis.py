@@ -21,7 +21,7 @@ def noise(path, seed, size):
 
 @pytest.fixture
 def objects(tmp_path):
-    """Two queries on four images of COCO, as change_object.json has them."""
+    """Three queries on four images of COCO, one of them twice, as change_object.json has them."""
     for number in range(4):
         noise(tmp_path / "coco" / "val2017" / f"{number:012d}.jpg", number, (20, 10))
     entries = [
@@ -32,7 +32,7 @@ def objects(tmp_path):
     ]
     file = tmp_path / "genecis" / "change_object.json"
     file.parent.mkdir()
-    file.write_text(json.dumps(entries))
+    file.write_text(json.dumps([*entries, entries[0]]))
     return file
 
 
@@ -49,6 +49,7 @@ def test_the_pages_command_makes_a_data_set_whose_groups_are_the_galleries(objec
     first = benchmark.queries.iloc[0]
     assert first["sentences"] == ["sky, with a bird"] and first["target"] == "000000000002.jpg"
     assert first["group"] == ["000000000002.jpg", "000000000001.jpg", "000000000003.jpg"]
+    assert benchmark.queries["query"].tolist() == ["0", "1", "2"]  # the last one is the first again
     assert [name for name, under in benchmark.protocol.metrics if under] == ["Rsubset@1", "Rsubset@2", "Rsubset@3"]
     whole = (tmp_path / "coco" / "val2017" / "000000000001.jpg").read_bytes()
     assert (tmp_path / "data/genecis_change_object/images/000000000001.jpg").read_bytes() == whole

@@ -111,7 +111,7 @@ FAULTS = {
     "outside, absolute": ([("a.png", "is red", "/b.png")], COLUMNS, "target '/b.png', which is outside of images; put"),
     "a target twice": ([("a.png", "is red", "b.png|./b.png")], COLUMNS, "names a picture twice in its target"),
     "its own target": ([("a.png", "is red", "a.png")], COLUMNS, "has its reference a.png as a target; remove it"),
-    "a query twice": ([ROW, ROW], COLUMNS, "line 3 .* holds a query that stands there before; remove one"),
+    "a query twice": ([ROW, ROW], COLUMNS, "line 3 .* stands there before; remove one, or add a column query"),
     "an id twice": ([(*ROW, "1"), ("b.png", "is", "a.png", "1")], (*COLUMNS, "query"), "line 3 .* has the query '1'"),
     "an empty id": ([(*ROW, " ")], (*COLUMNS, "query"), "line 2 .* has the query ' ', which must be a name"),
     "an empty caption": ([("a.png", " \n", "b.png")], COLUMNS, "line 3 .* has no caption; write what is to change"),
