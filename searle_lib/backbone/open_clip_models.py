@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from searle_lib.data.images import Scaling
@@ -59,7 +60,7 @@ class OpenClip(nn.Module):
         self.ln_final, self.text_projection = text.ln_final, text.text_projection
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.text_projection.dtype
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -84,6 +85,7 @@ def load(clip_model: str, with_weights: bool = True) -> LoadedClip:
             raise FileRefused(f"{subject}: {architecture} is not among open_clip's models; write {near}.")
         _require_text_tower(subject, config, open_clip.model.CLIPTextCfg)
     published = open_clip.get_pretrained_cfg(architecture, weights)
+    is_quick = published.get("quick_gelu", False)
     files = _weights(open_clip, clip_model, architecture, weights) if with_weights else []
     with one_sentence(subject, "does not hold weights that fit", AGAIN):
         model = open_clip.create_model(
@@ -91,7 +93,7 @@ def load(clip_model: str, with_weights: bool = True) -> LoadedClip:
             str(files[0]) if files else None,
             load_weights=with_weights,
             require_pretrained=with_weights,
-            force_quick_gelu=published.get("quick_gelu", False),
+            force_quick_gelu=is_quick,
             force_preprocess_cfg=published,
         )
         pixels = open_clip.get_model_preprocess_cfg(model)
@@ -100,8 +102,7 @@ def load(clip_model: str, with_weights: bool = True) -> LoadedClip:
     if len(sides) > 1 or scaling.interpolation not in ("bicubic", "bilinear"):
         raise ValueError(f"{subject} takes images that are not square, or are not resized smoothly; use another CLIP.")
     (model.visual.input_resolution,) = sides
-    facts = {"config": config, "quick_gelu": published.get("quick_gelu", False), "scaling": scaling}
-    sha256 = _sha256(files, facts) if files else ""
+    sha256 = _sha256(files, {"config": config, "is_quick": is_quick, "scaling": scaling}) if files else ""
     name = f"{PREFIX}{architecture}/{weights}" if published else f"{PREFIX}{Path(source).name}"
     return LoadedClip(name, sha256, OpenClip(model), open_clip.get_tokenizer(architecture), scaling)
 
