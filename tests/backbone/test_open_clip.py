@@ -25,7 +25,13 @@ from searle_lib.searle import oti
 from searle_lib.searle.phi import Phi
 from searle_lib.store.artefacts import Store
 
-SENTENCES = ["", "a boat", "two red boats on a lake, & a ☃", "a photo of a star " + "and another one " * 30]
+SENTENCES = [
+    "",
+    "a boat",
+    "a <start_of_text> sign",
+    "two red boats on a lake, & a ☃",
+    "a photo of a star " + "and another one " * 30,
+]
 WITH_WORD = ["$", "a photo of $ that is blue", "a $ and a $ together", "a photo of $ " + "and another one " * 30]
 
 
@@ -151,6 +157,15 @@ def test_the_sentences_of_fti4cir_are_read_as_open_clip_reads_them(gelu, tmp_pat
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
         x = tower.ln_final(tower.transformer(x + tower.positional_embedding[: x.shape[1]], attn_mask=mask))
         assert_close(features[row], x[0, -1] @ tower.text_projection, atol=1e-5, rtol=1e-5)
+
+
+def test_a_subject_that_leaves_no_room_for_attribute_words_is_refused(clip):
+    words = clip.context - 17  # after the start-of-text, before "with" and twelve attribute words
+    assert len(prompts.tokenize_prefixes(clip, [f"a photo of {'big ' * words}"]).ids) == 1
+    with pytest.raises(
+        ValueError, match=f"has {clip.context - 12} tokens, which leaves no room for 12 attribute words"
+    ):
+        prompts.tokenize_prefixes(clip, [f"a photo of {'big ' * (words + 1)}"])
 
 
 def test_a_half_precision_stays_near(gelu, folder):
