@@ -162,9 +162,7 @@ def test_the_sentences_of_fti4cir_are_read_as_open_clip_reads_them(gelu, tmp_pat
 def test_a_subject_that_leaves_no_room_for_attribute_words_is_refused(clip):
     words = clip.context - 17  # after the start-of-text, before "with" and twelve attribute words
     assert len(prompts.tokenize_prefixes(clip, [f"a photo of {'big ' * words}"]).ids) == 1
-    with pytest.raises(
-        ValueError, match=f"has {clip.context - 12} tokens, which leaves no room for 12 attribute words"
-    ):
+    with pytest.raises(ValueError, match=f"has {clip.context - 12} tokens, which leaves no room for 12"):
         prompts.tokenize_prefixes(clip, [f"a photo of {'big ' * (words + 1)}"])
 
 
