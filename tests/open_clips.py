@@ -44,7 +44,7 @@ def place(folder):
     return f"open_clip:local-dir:{folder}"
 
 
-def altered(text_cfg=(), vision_cfg=(), **config):
+def config_with(text_cfg=(), vision_cfg=(), **config):
     """The configuration GELU with other settings."""
     parts = {"text_cfg": TEXT | dict(text_cfg), "vision_cfg": VISION | dict(vision_cfg)}
     return CONFIGS["GELU"] | parts | config

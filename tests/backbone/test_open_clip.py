@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import study_of
-from open_clips import CONFIGS, PIXELS, altered, place, write_clip
+from open_clips import CONFIGS, PIXELS, config_with, place, write_clip
 from PIL import Image
 from problems import FAST, plain_loop, problem
 from safetensors.torch import load_file, save_file
@@ -108,11 +108,11 @@ def test_the_words_of_phi_are_read_as_open_clip_reads_them(clip, theirs):
 
 
 def test_oti_takes_the_steps_of_a_plain_loop_over_open_clip(clip, theirs, tmp_path, monkeypatch):
-    given, concepts, written = problem(clip, images=2)
-    result = oti.invert(Store(tmp_path), clip, given, concepts, written, FAST)
+    vectors, concepts, written = problem(clip, images=2)
+    result = oti.invert(Store(tmp_path), clip, vectors, concepts, written, FAST)
     monkeypatch.setattr(plain, "encode_text", lambda model, sentences: theirs[0].encode_text(theirs[1](sentences)))
     monkeypatch.setattr(plain, "encode_with_word", lambda model, *parts: spliced(theirs, *parts))
-    assert_close(result.tokens.vectors, plain_loop(clip, given, concepts, written, FAST), atol=1e-4, rtol=1e-3)
+    assert_close(result.tokens.vectors, plain_loop(clip, vectors, concepts, written, FAST), atol=1e-4, rtol=1e-3)
 
 
 def test_an_image_becomes_what_open_clip_makes_of_it(clip, theirs, tmp_path):
@@ -130,11 +130,11 @@ def test_an_image_becomes_what_open_clip_makes_of_it(clip, theirs, tmp_path):
 
 def test_patch_tokens_are_what_its_last_block_returns(clip, theirs):
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    caught = []
-    hook = theirs[0].visual.transformer.register_forward_hook(lambda module, inputs, output: caught.append(output))
-    expected = theirs[0].encode_image(pixels), caught[0]
+    outputs = []
+    hook = theirs[0].visual.transformer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    expected = theirs[0].encode_image(pixels), outputs[0]
     hook.remove()
-    assert caught[0].shape == (3, clip.patch_count, clip.patch_width) == (3, 5, 64)
+    assert outputs[0].shape == (3, clip.patch_count, clip.patch_width) == (3, 5, 64)
     for ours, other in zip(encode_patches(clip, pixels), expected, strict=True):
         assert_close(ours, other, atol=1e-5, rtol=1e-5)
     for ours, other in zip(encode_patches(clip.exact, pixels), expected, strict=True):
@@ -179,7 +179,7 @@ def test_a_half_precision_stays_near(gelu, folder):
 
 
 @pytest.fixture
-def registered(monkeypatch, tmp_path):
+def published_file(monkeypatch, tmp_path):
     """An architecture `tiny` of open_clip without QuickGELU, and published weights for it that were trained with it."""
     config = CONFIGS["GELU"]
     file = write_clip(tmp_path / "published", config) / "open_clip_model.safetensors"
@@ -189,7 +189,7 @@ def registered(monkeypatch, tmp_path):
     return file
 
 
-def test_published_weights_decide_the_activation_and_the_scaling(registered):
+def test_published_weights_decide_the_activation_and_the_scaling(published_file):
     quick, gelu = load_clip("open_clip:tiny/quick"), load_clip("open_clip:tiny/plain")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -203,11 +203,11 @@ def test_published_weights_decide_the_activation_and_the_scaling(registered):
     assert (quick.name, gelu.name) == ("open_clip:tiny/quick", "open_clip:tiny/plain")
 
 
-def test_the_hash_covers_weights_activation_and_scaling(registered, tmp_path):
-    of_file = load_clip(f"open_clip:tiny/{registered}")
+def test_the_hash_covers_weights_activation_and_scaling(published_file, tmp_path):
+    of_file = load_clip(f"open_clip:tiny/{published_file}")
     assert of_file.name == "open_clip:open_clip_model.safetensors" and of_file.scaling.interpolation == "bicubic"
     clips = [of_file, *(load_clip(f"open_clip:tiny/{tag}") for tag in ("plain", "quick"))]
-    weights = load_file(registered)
+    weights = load_file(published_file)
     save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, tmp_path / "other.safetensors")
     clips.append(load_clip(f"open_clip:tiny/{tmp_path}/other.safetensors"))
     assert len({clip.sha256 for clip in clips}) == 4 and all(len(clip.sha256) == 64 for clip in clips)
@@ -234,25 +234,31 @@ def test_a_relative_path_starts_at_the_projects_folder(tmp_path):
 
 
 REFUSED = {
-    "an image tower's kind of pooling in the text tower": (
-        altered({"pool_type": "last"}),
+    "the last token": (
+        config_with({"pool_type": "last"}),
         "with pool_type last, which",
     ),
-    "no causal mask": (altered({"no_causal_mask": True}), "with no_causal_mask True, which cannot read pseudo-words"),
-    "a scale of each layer": (altered({"ls_init_value": 0.1}), "with ls_init_value 0.1, which"),
-    "another block": (altered({"qk_norm": True}), "with qk_norm True, which"),
-    "a projection with bias": (altered({"proj_bias": True}), "with proj_bias True, which"),
-    "another epsilon": (altered({"norm_kwargs": {"eps": 1e-6}}), "with norm_kwargs {'eps': 1e-06}, which"),
-    "another tokenizer": (altered({"hf_tokenizer_name": "t5-base"}), "with hf_tokenizer_name t5-base, which"),
-    "a text tower of another library": (altered({"hf_model_name": "roberta"}), "with hf_model_name roberta, which"),
-    "CoCa": (altered(multimodal_cfg={}), "with a multimodal decoder, which"),
-    "images that are not square": (altered(vision_cfg={"image_size": [32, 64]}), "takes images that are not square"),
+    "no causal mask": (
+        config_with({"no_causal_mask": True}),
+        "with no_causal_mask True, which cannot read pseudo-words",
+    ),
+    "a scale of each layer": (config_with({"ls_init_value": 0.1}), "with ls_init_value 0.1, which"),
+    "another block": (config_with({"qk_norm": True}), "with qk_norm True, which"),
+    "a projection with bias": (config_with({"proj_bias": True}), "with proj_bias True, which"),
+    "another epsilon": (config_with({"norm_kwargs": {"eps": 1e-6}}), "with norm_kwargs {'eps': 1e-06}, which"),
+    "another tokenizer": (config_with({"hf_tokenizer_name": "t5-base"}), "with hf_tokenizer_name t5-base, which"),
+    "a text tower of another library": (config_with({"hf_model_name": "roberta"}), "with hf_model_name roberta, which"),
+    "CoCa": (config_with(multimodal_cfg={}), "with a multimodal decoder, which"),
+    "images that are not square": (
+        config_with(vision_cfg={"image_size": [32, 64]}),
+        "takes images that are not square",
+    ),
     "an unknown setting": (
-        altered({"depth": 3}),
+        config_with({"depth": 3}),
         "has no configuration that open_clip can read .*; correct clip_model",
     ),
     "no text tower": ({"embed_dim": 64}, "has no configuration that open_clip can read"),
-    "weights of another shape": (altered({"layers": 4}), "does not hold weights that fit .*; correct clip_model"),
+    "weights of another shape": (config_with({"layers": 4}), "does not hold weights that fit .*; correct clip_model"),
 }
 
 
@@ -304,10 +310,10 @@ def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
 
 NO_PATCHES = "patch tokens of a vision transformer, and open_clip:clip has none;"
 UNFIT = {
-    "ResNet": (altered(vision_cfg={"layers": [1, 1, 1, 1]}), NO_PATCHES),
-    "timm": (altered(vision_cfg={"timm_model_name": "test_resnet"}), NO_PATCHES),
-    "mean": (altered(vision_cfg={"pool_type": "avg"}), NO_PATCHES),
-    "width": (altered(embed_dim=32), "embeddings as wide as tokens, and open_clip:clip has 32 and 64 numbers; use"),
+    "ResNet": (config_with(vision_cfg={"layers": [1, 1, 1, 1]}), NO_PATCHES),
+    "timm": (config_with(vision_cfg={"timm_model_name": "test_resnet"}), NO_PATCHES),
+    "mean": (config_with(vision_cfg={"pool_type": "avg"}), NO_PATCHES),
+    "width": (config_with(embed_dim=32), "embeddings as wide as tokens, and open_clip:clip has 32 and 64 numbers; use"),
 }
 
 

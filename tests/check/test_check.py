@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 from conftest import leave_record
-from open_clips import CONFIGS, altered, write_clip
+from open_clips import CONFIGS, config_with, write_clip
 
 from searle_lib.backbone import embeddings
 from searle_lib.check import estimates, findings, report
@@ -339,7 +339,7 @@ def test_a_clip_of_open_clip_is_checked_as_any_other(values, tmp_path, capsys):
     code, output = run_check(capsys, values | {"clip_model": f"open_clip:local-dir:{folder}"}, place(tmp_path))
     assert code == 0 and "open_clip:tower on cpu: 64 numbers per image, tokens of 64; sha256" in output
     assert "5 patch tokens of 64" in output and "disk: patch tokens" in output
-    folder = write_clip(tmp_path / "narrow", altered(vision_cfg={"layers": [1, 1, 1, 1]}))
+    folder = write_clip(tmp_path / "narrow", config_with(vision_cfg={"layers": [1, 1, 1, 1]}))
     code, output = run_check(capsys, values | {"clip_model": f"open_clip:local-dir:{folder}"}, place(tmp_path))
     sentence = "FTI4CIR's network reads the patch tokens of a vision transformer, and open_clip:narrow has none; "
     assert code == 1 and output.count("problem: ") == 1 and f"problem: {sentence}" in output
