@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib.backbone import texts
-from searle_lib.backbone.model import Backbone, encode_images, load_clip, tokenize
+from searle_lib.backbone.model import Backbone, encode_images, load_clip
 from searle_lib.data import images
 from searle_lib.releases import searle_files
 from searle_lib.searle.phi import Phi, build_network, fetch_checkpoint
@@ -51,7 +51,7 @@ def load_searle(clip: str | Backbone = "ViT-B/32", phi: str = "", device: str = 
 
 def embed(clip: Backbone, image: Path | str) -> Tensor:
     """Embed an image file into [1, d], not normalised. Raises FileNotFoundError or ValueError if it cannot be read."""
-    pixels = images.to_pixels(images.read(Path(image)), clip.resolution, clip.preprocess)
+    pixels = images.to_pixels(images.read(Path(image)), *clip.pixel_form)
     return encode_images(clip, pixels.unsqueeze(0))
 
 
@@ -66,5 +66,5 @@ def encode_with_pseudo_words(clip: Backbone, prompts: Sequence[str], words: Tens
     """
     if len(prompts) != len(words):
         raise ValueError(f"there are {len(prompts)} prompts but {len(words)} pseudo-words; pass one word per prompt.")
-    packed = texts.pack(clip, [texts.split(tokenize(prompts))])
+    packed = texts.pack(clip, [texts.split(clip.tokenize(prompts))])
     return F.normalize(texts.encode_packed(clip, packed, words), dim=-1)

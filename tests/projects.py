@@ -16,7 +16,10 @@ import yaml
 
 from searle_lib.__main__ import main
 
-OPTIONAL = ("comet_ml", "faiss", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
+OPTIONAL = (
+    *("comet_ml", "faiss", "ipywidgets", "ir_measures", "jupyterlab"),
+    *("open_clip", "playwright", "ray", "spacy", "timm"),
+)
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 QUICK = {

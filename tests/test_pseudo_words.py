@@ -79,7 +79,7 @@ def test_another_number_of_words_than_prompts_is_refused(known_answers):
 
 def test_a_prompt_without_a_place_for_the_word_is_refused(known_answers):
     words = known_answers.expected["pseudo_words"][:2]
-    with pytest.raises(ValueError, match=r"text 1 of 2 has no \$ among its first 77 tokens; put ' \$ ' where"):
+    with pytest.raises(ValueError, match=r"text 1 of 2 has no \$ among the tokens that CLIP reads; put ' \$ ' where"):
         pseudo_words.encode_with_pseudo_words(known_answers.backbone, ["a photo of $", "a photo of it"], words)
 
 

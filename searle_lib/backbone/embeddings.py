@@ -128,7 +128,7 @@ def encode(
 
     def work(first: int, end: int) -> dict[str, Tensor]:
         parts = []
-        for pixels in reader.batches(paths[first:end], backbone.resolution, backbone.preprocess):
+        for pixels in reader.batches(paths[first:end], *backbone.pixel_form):
             parts += size.over(0, len(pixels), partial(_encode_rows, backbone, pixels))
         vectors = torch.cat(parts)
         broken = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()

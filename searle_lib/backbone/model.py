@@ -8,16 +8,18 @@ import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from searle_lib.backbone import text_tower
+from searle_lib.backbone import open_clip_models, text_tower
+from searle_lib.backbone.open_clip_models import LoadedClip
+from searle_lib.data.images import Scaling
 from searle_lib.releases import downloads
 from searle_lib.store.artefacts import file_sha256, write_json
 from searle_lib.store.records import Study
@@ -25,12 +27,12 @@ from searle_lib.store.records import Study
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # clip imports it; our pins keep it
     import clip
-    from clip.model import CLIP
 
 PLACEHOLDER = 259  # CLIP's token id of "$" as a word of its own
 CONTEXT = 77
 CACHE = Path("~/.cache/clip")  # the folder that clip.load uses
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPENAI = partial(clip.tokenize, truncate=True)  # the tokenizer of OpenAI's CLIPs
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,26 @@ class Backbone:
     """A CLIP whose weights are float32 and never get gradients.
 
     Args:
-        name: CLIP's published name, or the stem of its file.
+        name: CLIP's published name, or the stem of its file; "open_clip:..." for a CLIP of open_clip.
         sha256: of the file.
-        model: the CLIP of the clip package.
+        model: the CLIP of the clip package, or one of open_clip with its attributes.
         device: where the model is.
         precision: the type that the towers compute in, a key of PRECISIONS.
         preprocess: how images become pixels, one of images.PREPROCESSINGS.
         source: what `load_clip` got; a worker of another process gets this, and not the weights.
+        tokenizer: turns N texts and a number of positions L into ids [N, L].
+        scaling: what the CLIP expects of its pixels; None: as OpenAI's CLIPs.
     """
 
     name: str
     sha256: str
-    model: CLIP
+    model: nn.Module
     device: torch.device
     precision: str = "float32"
     preprocess: str = "targetpad"
     source: tuple[str, ...] = ()
+    tokenizer: Callable[[list[str], int], Tensor] = OPENAI
+    scaling: Scaling | None = None
 
     def __reduce__(self) -> tuple:
         return _load_same, (self.source, self.sha256)
@@ -97,14 +103,35 @@ class Backbone:
         return self.model.text_projection.shape[1]
 
     @property
+    def context(self) -> int:
+        """The most tokens of a text."""
+        return self.model.positional_embedding.shape[0]
+
+    @property
     def patch_width(self) -> int:
         """Width of a patch token."""
         return self.model.visual.conv1.out_channels
 
     @property
+    def patch_count(self) -> int:
+        """Number P of patch tokens of an image, the class token included; 0 unless the class token is the embedding."""
+        visual = self.model.visual
+        pools_token = getattr(visual, "pool_type", "tok") == "tok" and getattr(visual, "attn_pool", None) is None
+        return len(visual.positional_embedding) if hasattr(visual, "class_embedding") and pools_token else 0
+
+    @property
+    def pixel_form(self) -> tuple[int, str, Scaling | None]:
+        """How an image becomes pixels: the arguments of `images.to_pixels` after the image."""
+        return self.resolution, self.preprocess, self.scaling
+
+    @property
     def resolution(self) -> int:
         """Side of the square input image, in pixels."""
         return self.model.visual.input_resolution
+
+    def tokenize(self, texts: Sequence[str]) -> "Tokens":
+        """Tokenize texts. A longer text than `context` is truncated, and the last of its tokens is the end-of-text."""
+        return tokenize(texts, self.context, self.tokenizer)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context for the image tower: mixed precision, or an empty context in float32."""
@@ -138,20 +165,40 @@ class Tokens:
         if not is_placeholder.any(1).all():
             row = int((~is_placeholder.any(1)).nonzero()[0])
             raise ValueError(
-                f"text {row} of {len(self)} has no $ among its first {CONTEXT} tokens; put ' $ ' where the "
-                "pseudo-word belongs."
+                f"text {row} of {len(self)} has no $ among the tokens that CLIP reads; put ' $ ' where the pseudo-word "
+                "belongs."
             )
         return is_placeholder.int().argmax(1)
 
 
 def load_clip(name: str, device: str = "cpu", precision: str = "float32", preprocess: str = "targetpad") -> Backbone:
-    """Load a CLIP by its published name, downloaded once, or from a file that clip.load opens.
+    """Load a CLIP: by its published name, downloaded once; from a file that clip.load opens; or "open_clip:...".
+
+    `open_clip_models` says what may follow "open_clip:".
 
     Raises:
         ValueError: if the name is neither published nor a file, the file does not hold CLIP weights, the precision is
-            unknown, or this machine does not have the device.
+            unknown, or this machine does not have the device; and as `open_clip_models.load` does.
         ConnectionError: if a published CLIP cannot be downloaded.
     """
+    torch_device = find_device(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision}; it must be {' or '.join(PRECISIONS)}.")
+    loaded = open_clip_models.load(name) if name.startswith(open_clip_models.PREFIX) else _load_of_openai(name)
+    return of_loaded(loaded, torch_device, precision, preprocess, (name, torch_device.type, precision, preprocess))
+
+
+def of_loaded(
+    loaded: LoadedClip, device: torch.device, precision: str, preprocess: str, source: tuple[str, ...] = ()
+) -> Backbone:
+    """Return the backbone of a CLIP, frozen, on a device; the arguments are those of `Backbone`."""
+    model = loaded.model.float().eval().requires_grad_(False).to(device)
+    belongings = loaded.tokenizer, loaded.scaling
+    return Backbone(loaded.name, loaded.sha256, model, device, precision, preprocess, source, *belongings)
+
+
+def _load_of_openai(name: str) -> LoadedClip:
+    """Load a CLIP of the clip package. Raises as `load_clip` does."""
     published = name in clip.available_models()
     path = Path(name)
     if not published and not path.is_file():
@@ -159,9 +206,6 @@ def load_clip(name: str, device: str = "cpu", precision: str = "float32", prepro
             f"clip_model {name} is neither a file nor one of CLIP's names ({', '.join(clip.available_models())}); "
             "correct clip_model."
         )
-    torch_device = find_device(device)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision}; it must be {' or '.join(PRECISIONS)}.")
     if published:  # clip.load could download it too, but cannot resume a broken download
         url = clip.clip._MODELS[name]
         path = downloads.fetch(url, CACHE.expanduser() / Path(url).name, sha256=url.split("/")[-2])
@@ -175,10 +219,7 @@ def load_clip(name: str, device: str = "cpu", precision: str = "float32", prepro
             f"clip_model {name} does not hold CLIP weights ({type(problem).__name__}: {reason[:120]}); download it "
             "again, or correct clip_model."
         ) from problem
-    model = model.float().eval().requires_grad_(False).to(torch_device)
-    source = (name, torch_device.type, precision, preprocess)
-    title = name if published else path.stem
-    return Backbone(title, file_sha256(path), model, torch_device, precision, preprocess, source)
+    return LoadedClip(name if published else path.stem, file_sha256(path), model, OPENAI)
 
 
 def keep_clip(study: Study, backbone: Backbone) -> None:
@@ -245,13 +286,19 @@ def encode_patches(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = visual.conv1(pixels.to(backbone.device, dtype)).flatten(2).transpose(1, 2)  # [N, P - 1, w]
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = x + visual.positional_embedding
-        x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)  # CLIP's blocks take [P, N, w]
+        x = visual.ln_pre(x)
+        if getattr(visual.transformer, "batch_first", False):  # of open_clip
+            x = visual.transformer(x)
+        else:  # OpenAI's blocks take [P, N, w]
+            x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
         return (visual.ln_post(x[:, 0]) @ visual.proj).to(dtype), x.to(dtype)
 
 
-def tokenize(texts: Sequence[str]) -> Tokens:
-    """Tokenize texts. A text of more than 77 tokens is truncated, and the last of its tokens is the end-of-text."""
-    ids = clip.tokenize(list(texts), truncate=True)
+def tokenize(
+    texts: Sequence[str], context: int = CONTEXT, tokenizer: Callable[[list[str], int], Tensor] = OPENAI
+) -> Tokens:
+    """Tokenize texts as `Backbone.tokenize` does, by default for OpenAI's CLIPs."""
+    ids = tokenizer(list(texts), context)
     ends = ids.argmax(1)  # end-of-text has the largest id
     return Tokens(ids[:, : int(ends.max()) + 1], ends)
 

@@ -3,10 +3,10 @@
 It takes packed token embeddings and returns text features. Attention is causal, and only the output at the end-of-text
 is read. So there are no tokens after the end-of-text, all texts lie packed one after another, and the last block
 computes queries and its MLP at the end-of-text only. All of it is exact: the tests compare it with CLIP's own forward
-pass over 77 positions.
+pass over all positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from searle_lib.backbone import packed_attention
 from searle_lib.backbone.packed_attention import Layout, Prefix, attend, padded_layout
 
-QUICK = 1.702  # CLIP's QuickGELU is x sigmoid(1.702 x) = silu(1.702 x) / 1.702; the factors go into the weights
+QUICK = 1.702  # QuickGELU is x sigmoid(1.702 x) = silu(1.702 x) / 1.702; the factors go into the weights
 Linear = tuple[Tensor, Tensor]  # weight and bias
 
 
@@ -30,8 +30,8 @@ class Block:
         qkv: the projection to queries, keys and values; it scales the queries for attention.
         attention_output: the projection of the answers.
         before_mlp: the layer norm before the MLP.
-        mlp_input: the MLP's first layer, times 1.702.
-        mlp_output: the MLP's second layer, its weight divided by 1.702.
+        mlp_input: the MLP's first layer, times 1.702 before QuickGELU.
+        mlp_output: the MLP's second layer, its weight divided by 1.702 after QuickGELU.
     """
 
     before_attention: Linear
@@ -51,16 +51,20 @@ class Tower:
     final_norm: Linear
     projection: Tensor
     dtype: torch.dtype
+    activation: Callable[[Tensor], Tensor]
 
 
 def tower_of(model: nn.Module, dtype: torch.dtype = torch.float32) -> Tower:
-    """Build the text tower of a CLIP of the clip package, with linear weights of type `dtype`."""
+    """Build the text tower of a CLIP, with linear weights of type `dtype`. Its MLPs have QuickGELU or GELU."""
+    blocks = model.transformer.resblocks
+    is_gelu = isinstance(blocks[0].mlp.gelu, nn.GELU)  # the layer's name in both packages, of QuickGELU too
     return Tower(
-        tuple(_block(block, dtype) for block in model.transformer.resblocks),
-        model.transformer.resblocks[0].attn.num_heads,
+        tuple(_block(block, dtype, 1.0 if is_gelu else QUICK) for block in blocks),
+        blocks[0].attn.num_heads,
         (model.ln_final.weight, model.ln_final.bias),
         model.text_projection,
         dtype,
+        F.gelu if is_gelu else F.silu,
     )
 
 
@@ -116,18 +120,18 @@ def _last(tower: Tower, x: Tensor, layouts: Sequence[Layout], prefixes: Sequence
 
 def _mlp(tower: Tower, block: Block, x: Tensor) -> Tensor:
     normed = F.layer_norm(x, x.shape[-1:], *block.before_mlp).to(tower.dtype)
-    return x + F.linear(F.silu(F.linear(normed, *block.mlp_input)), *block.mlp_output)
+    return x + F.linear(tower.activation(F.linear(normed, *block.mlp_input)), *block.mlp_output)
 
 
-def _block(block: nn.Module, dtype: torch.dtype) -> Block:
+def _block(block: nn.Module, dtype: torch.dtype, factor: float) -> Block:
     attn, mlp = block.attn, block.mlp
     return Block(
         before_attention=(block.ln_1.weight, block.ln_1.bias),
         qkv=_as(dtype, *_scaled(attn.in_proj_weight, attn.in_proj_bias, attn.head_dim)),
         attention_output=_as(dtype, attn.out_proj.weight, attn.out_proj.bias),
         before_mlp=(block.ln_2.weight, block.ln_2.bias),
-        mlp_input=_as(dtype, mlp.c_fc.weight * QUICK, mlp.c_fc.bias * QUICK),
-        mlp_output=_as(dtype, mlp.c_proj.weight / QUICK, mlp.c_proj.bias),
+        mlp_input=_as(dtype, mlp.c_fc.weight * factor, mlp.c_fc.bias * factor),
+        mlp_output=_as(dtype, mlp.c_proj.weight / factor, mlp.c_proj.bias),
     )
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from searle_lib.backbone import packed_attention, text_tower
-from searle_lib.backbone.model import Backbone, Tokens, tokenize
+from searle_lib.backbone.model import Backbone, Tokens
 from searle_lib.backbone.packed_attention import Layout, Prefix
 
 KeysValues = tuple[tuple[Tensor, Tensor], ...]  # of prefixes, one pair for each block
@@ -86,7 +86,7 @@ def encode_texts(
 
     Args:
         backbone: the frozen CLIP.
-        texts: N texts. A text of more than 77 tokens is truncated.
+        texts: N texts. A text of more tokens than CLIP reads is truncated.
         batch_size: texts encoded at once; bounds memory.
         words: [N, d_tok], one pseudo-word per text. None: texts as they are.
         positions: [N] int64, where each pseudo-word goes. None: to the first "$". Without words, the position up to
@@ -100,7 +100,7 @@ def encode_texts(
     """
     if not texts:
         return torch.empty(0, backbone.dimension)
-    tokens = tokenize(texts)
+    tokens = backbone.tokenize(texts)
     features = torch.empty(len(tokens), backbone.dimension, dtype=backbone.model.dtype)
     if words is None and positions is None:
         for rows in tokens.ends.argsort(stable=True).split(batch_size):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from searle_lib.backbone.model import CONTEXT, PRECISIONS, Backbone, encode_images
+from searle_lib.backbone.model import PRECISIONS, Backbone, encode_images
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.check import published
 from searle_lib.check.findings import VOCABULARY_SIZE, data_root
@@ -148,19 +148,18 @@ def disk(values: Mapping, clip: Backbone, load: Workload) -> dict[str, int]:
     sizes = {"image embeddings": embedded * clip.dimension * 4}
     if load.concepts:
         sizes["phrases"] = load.phrases * PHRASE_BYTES
-        sizes["phrase features and tokens"] = load.phrases * (clip.dimension * 4 + 2 * (CONTEXT + 1) * 4)
+        sizes["phrase features and tokens"] = load.phrases * (clip.dimension * 4 + 2 * (clip.context + 1) * 4)
         sizes["concepts"] = inverted * values["concept_depth"] * 8
         sizes["OTI tokens"] = inverted * (2 * clip.width + 2 * oti.HISTORY) * 4
     if trains_phi:
         networks = -(-values["phi_epochs"] // values["phi_save_every"]) + 1  # and the one that the study uses
         sizes["φ"] = networks * 4 * _size(phi.Phi(clip.dimension, clip.width))
-    if plan.trains_fti(values):
+    if plan.trains_fti(values) and clip.patch_count:
         item = clip.exact.model.dtype.itemsize
         weights = item * _size(Fti4Cir(clip.dimension, clip.patch_width))
         sizes["FTI4CIR's network"] = (-(-values["fti_epochs"] // values["fti_save_every"]) + 1) * weights
         item = 2 if PRECISIONS[clip.precision] else item
-        patches = clip.model.visual.positional_embedding.shape[0]
-        sizes["patch tokens"] = load.unlabeled * patches * clip.patch_width * item
+        sizes["patch tokens"] = load.unlabeled * clip.patch_count * clip.patch_width * item
     return sizes
 
 
@@ -257,7 +256,7 @@ def _seconds_per_image(values: Mapping, clip: Backbone, paths: tuple[Path, ...])
     batch = min(values["image_batch_size"], SAMPLE)
 
     def encode_files() -> None:
-        for pixels in images.Reader(batch, values["workers"]).batches(paths, clip.resolution, clip.preprocess):
+        for pixels in images.Reader(batch, values["workers"]).batches(paths, *clip.pixel_form):
             encode_images(clip, pixels)
 
     def encode_random() -> None:

@@ -154,6 +154,10 @@ def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterat
         yield _hub_model("language model", "language_model", study.path(values["language_model"]))
     if not plan.uses_fti(methods):
         return
+    if clip:
+        yield _try(
+            "FTI4CIR's CLIP", lambda: f"{network.require_fit(clip).patch_count} patch tokens of {clip.patch_width}"
+        )
     if values["fti_weights"]:
         if clip:
             yield _try("FTI4CIR's network", lambda: _fti(study, clip, study.path(values["fti_weights"])))

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import torch
 from clip.model import CLIP
 
-from searle_lib.backbone.model import Backbone, find_device
+from searle_lib.backbone import open_clip_models
+from searle_lib.backbone.model import OPENAI, Backbone, find_device, of_loaded
+from searle_lib.backbone.open_clip_models import LoadedClip
 from searle_lib.data.benchmarks import PROTOCOLS, name_of
 
 SIZES = {  # queries and gallery images of the published data sets (docs/method.md, "Evaluation")
@@ -46,16 +48,24 @@ def split_sizes(dataset: str, split: str, fashioniq_gallery: str) -> tuple[int, 
 
 
 def stand_in(values: Mapping) -> Backbone | None:
-    """Return a CLIP with random weights in the shape of a published one; None if the shape is not known.
+    """Return a CLIP with random weights in the shape of the study's; None if the shape is not known.
 
     It is on the study's device, or on the CPU if this machine lacks that device.
     """
-    shape = SHAPES.get(values["clip_model"])
-    if shape is None:
+    loaded = _random_clip(values["clip_model"])
+    if loaded is None:
         return None
     try:
         device, precision = find_device(values["device"]), values["precision"]
     except ValueError:
         device, precision = torch.device("cpu"), "float32"
-    model = CLIP(*shape).float().eval().requires_grad_(False).to(device)
-    return Backbone(values["clip_model"], "", model, device, precision, values["preprocess"])
+    return of_loaded(loaded, device, precision, values["preprocess"])
+
+
+def _random_clip(name: str) -> LoadedClip | None:
+    if name in SHAPES:
+        return LoadedClip(name, "", CLIP(*SHAPES[name]), OPENAI)
+    try:
+        return open_clip_models.load(name, with_weights=False) if name.startswith(open_clip_models.PREFIX) else None
+    except ValueError:
+        return None

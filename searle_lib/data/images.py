@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,14 @@ UPRIGHT = {  # what undoes each EXIF orientation
 }
 ABSENT = "download it, correct data_root, or set missing_images: report"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS refuses what it warns of
+
+
+class Scaling(NamedTuple):
+    """What a CLIP expects of its pixels: mean and standard deviation by channel, and how images are interpolated."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
 
 
 @reads("cannot be decoded", "download it again, or set missing_images: report", ABSENT, noun="image", limit=MAX_BYTES)
@@ -93,10 +102,11 @@ def target_pad(image: Image.Image, ratio: float = TARGET_RATIO) -> Image.Image:
     return ImageOps.expand(image, (horizontal, vertical, horizontal, vertical), fill=0)
 
 
-def to_pixels(image: Image.Image, size: int, preprocess: str) -> Tensor:
+def to_pixels(image: Image.Image, size: int, preprocess: str, scaling: Scaling | None = None) -> Tensor:
     """Turn an image into CLIP's input [3, size, size] float32.
 
-    Pad (targetpad only), resize the short side, crop the centre, convert to RGB, normalise.
+    Pad (targetpad only), resize the short side, crop the centre, convert to RGB, normalise. `scaling` None: that of
+    OpenAI's CLIPs.
 
     Raises:
         ValueError: if preprocess is neither targetpad nor clip.
@@ -104,9 +114,10 @@ def to_pixels(image: Image.Image, size: int, preprocess: str) -> Tensor:
     if preprocess not in PREPROCESSINGS:
         raise ValueError(f"preprocess is {preprocess}; it must be targetpad or clip.")
     image = target_pad(image) if preprocess == "targetpad" else image
-    image = T.resize(image, [size], interpolation=T.InterpolationMode.BICUBIC)
+    mean, std, interpolation = scaling or (MEAN, STD, "bicubic")
+    image = T.resize(image, [size], interpolation=T.InterpolationMode(interpolation))
     image = T.center_crop(image, [size, size]).convert("RGB")
-    return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), MEAN, STD)
+    return T.normalize(T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True), mean, std)
 
 
 @dataclass(frozen=True)
@@ -116,13 +127,19 @@ class Reader:
     batch_size: int = 256
     workers: int = 2
 
-    def batches(self, paths: Sequence[Path], size: int, preprocess: str) -> Iterator[Tensor]:
+    def batches(
+        self, paths: Sequence[Path], size: int, preprocess: str, scaling: Scaling | None = None
+    ) -> Iterator[Tensor]:
         """Yield the pixels [B, 3, size, size] of images in order, decoded one batch ahead. Raises as `read` does."""
+
+        def prepare(path: Path) -> Tensor:
+            return to_pixels(read(path), size, preprocess, scaling)
+
         parts = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)]
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             submitted = deque()
             for part in parts:
-                submitted.append([pool.submit(lambda path: to_pixels(read(path), size, preprocess), p) for p in part])
+                submitted.append([pool.submit(prepare, path) for path in part])
                 if len(submitted) > 1:
                     yield torch.stack([future.result() for future in submitted.popleft()])
             for last in submitted:

@@ -279,7 +279,7 @@ def _query_of_reference(retriever: Retriever, name: str, image: str, targets: tu
 
 
 def _embed(clip: Backbone, query: Query) -> Embeddings:
-    pixels = images.to_pixels(images.read(query.path), clip.resolution, clip.preprocess)
+    pixels = images.to_pixels(images.read(query.path), *clip.pixel_form)
     key = digest([query.reference, file_sha256(query.path), clip.sha256, clip.precision, clip.preprocess])
     return Embeddings(LIST, (query.reference,), encode_images(clip, pixels.unsqueeze(0)).cpu(), key, clip.sha256)
 

@@ -127,6 +127,21 @@ def orthogonality_loss(latent: Tensor) -> Tensor:
     return (gram - torch.eye(latent.shape[1], device=latent.device)).square().mean()
 
 
+def require_fit(backbone: Backbone) -> Backbone:
+    """Return the CLIP. Raises ValueError if FTI4CIR's network cannot work on it."""
+    remedy = "use another clip_model, or take FTI4CIR out of methods"
+    if not backbone.patch_count:
+        raise ValueError(
+            f"FTI4CIR's network reads the patch tokens of a vision transformer, and {backbone.name} has none; {remedy}."
+        )
+    if backbone.dimension != backbone.width:
+        raise ValueError(
+            f"FTI4CIR's network needs embeddings as wide as tokens, and {backbone.name} has {backbone.dimension} and "
+            f"{backbone.width} numbers; {remedy}."
+        )
+    return backbone
+
+
 def import_network(store: Store, backbone: Backbone, path: str) -> TrainedNetwork:
     """Import the authors' released network from their pickle into the store, without running code from the pickle.
 

@@ -183,6 +183,6 @@ def predict_words(
 
 def _batches(backbone: Backbone, table: pd.DataFrame, reader: Reader) -> Iterator[tuple[Tensor, Tensor]]:
     paths = [Path(path) for path in table["path"]]
-    for pixels in reader.batches(paths, backbone.resolution, backbone.preprocess):
+    for pixels in reader.batches(paths, *backbone.pixel_form):
         embeddings, tokens = encode_patches(backbone.exact, pixels)
         yield embeddings.cpu(), tokens.cpu()

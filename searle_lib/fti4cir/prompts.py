@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from searle_lib.backbone.model import CONTEXT, Backbone, Tokens, tokenize
+from searle_lib.backbone.model import Backbone, Tokens
 from searle_lib.backbone.texts import encode_embedded
 from searle_lib.fti4cir.network import MAX_ATTRIBUTES, Words
 
@@ -39,10 +39,10 @@ class Prefixes:
         return Prefixes(self.ids[rows][:, : int(lengths.max())], lengths)
 
 
-def tokenize_prefixes(texts: Sequence[str]) -> Prefixes:
+def tokenize_prefixes(backbone: Backbone, texts: Sequence[str]) -> Prefixes:
     """Tokenize texts that attribute words will follow. Raises ValueError for a text without room for all of them."""
-    tokens = tokenize(texts)
-    room = CONTEXT - MAX_ATTRIBUTES - 1
+    tokens = backbone.tokenize(texts)
+    room = backbone.context - MAX_ATTRIBUTES - 1
     if int(tokens.ends.max()) > room:
         row = int(tokens.ends.argmax())
         raise ValueError(
@@ -55,7 +55,7 @@ def tokenize_prefixes(texts: Sequence[str]) -> Prefixes:
 def whole_sentence(backbone: Backbone, words: Words, parts: str = "both") -> Tensor:
     """Encode "a photo of * with * * *" into features [N, d]; an ablation uses the subject or the attributes alone."""
     count = len(words.subject)
-    start = tokenize_prefixes([BEGINNINGS[parts]])
+    start = tokenize_prefixes(backbone, [BEGINNINGS[parts]])
     starts = Prefixes(start.ids.expand(count, -1), start.lengths.expand(count))
     return _encode_with_attributes(backbone, starts, _used(words, parts), with_subject=parts != "attributes")
 
@@ -86,7 +86,7 @@ def query(backbone: Backbone, words: Words, captions: Sequence[str], parts: str 
         f"{BEGINNINGS[parts]} {'* ' * count}but {caption}"
         for count, caption in zip(words.counts.tolist(), captions, strict=True)
     ]
-    tokens = tokenize(texts)
+    tokens = backbone.tokenize(texts)
     ids, ends = tokens.ids.to(backbone.device), tokens.ends.to(backbone.device)
     embedded = backbone.model.token_embedding(ids)
     embedded = embedded if parts == "attributes" else _with_subject(embedded, words.subject)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from searle_lib.backbone.embeddings import facts_of
-from searle_lib.backbone.model import Backbone, Tokens, tokenize
+from searle_lib.backbone.model import Backbone, Tokens
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import benchmarks, images
 from searle_lib.data.images import DEFAULT_READER, Reader
@@ -80,8 +80,8 @@ def prepare_sentences(backbone: Backbone, captions: Captions) -> Sentences:
     pairs = list(zip(captions.subjects, captions.attributes, strict=True))
     real = encode_texts(backbone, [f"a photo of {subject} with {attribute}" for subject, attribute in pairs])
     return Sentences(
-        prompts.tokenize_prefixes([f"a photo of {subject} with" for subject, _ in pairs]),
-        tokenize([f"a photo of * with {attribute}" for _, attribute in pairs]),
+        prompts.tokenize_prefixes(backbone, [f"a photo of {subject} with" for subject, _ in pairs]),
+        backbone.tokenize([f"a photo of * with {attribute}" for _, attribute in pairs]),
         F.normalize(real, dim=-1),
     )
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searle_lib.backbone.embeddings import LARGE, Embeddings
-from searle_lib.backbone.model import Backbone, tokenize
+from searle_lib.backbone.model import Backbone
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.ranking import search
 from searle_lib.releases import folders, searle_files
@@ -125,7 +125,7 @@ def concept_embeddings(backbone: Backbone, names: tuple[str, ...], batch_size: i
     Source: the code of the authors of SEARLE; see docs/method.md.
     """
     texts = [template.format(f" {name} ") for name in names for template in TEMPLATES]
-    starts = tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
+    starts = backbone.tokenize([template.split("{}")[0] for template in TEMPLATES]).ends  # where the name begins
     features = encode_texts(backbone, texts, batch_size, positions=starts.repeat(len(names)))
     features = F.normalize(features, dim=-1)
     return F.normalize(features.view(len(names), len(TEMPLATES), -1).mean(1), dim=-1)  # [V, 24, d] -> [V, d]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from searle_lib.backbone import embeddings, texts
 from searle_lib.backbone.embeddings import Embeddings
-from searle_lib.backbone.model import Backbone, join_tokens, tokenize
+from searle_lib.backbone.model import Backbone, join_tokens
 from searle_lib.backbone.texts import PackedTexts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import group_by_split
@@ -319,7 +319,7 @@ def _write_ids(folder: Path, images: Embeddings, steps: list[int]) -> None:
 def _pack_texts(backbone: Backbone, bank: PhraseBank, template_rows: Tensor, phrase_rows: Tensor) -> list[PackedTexts]:
     """Pack the texts of every step, B templates and B phrases, from their rows [B, steps]."""
     images, steps = phrase_rows.shape
-    templates = tokenize([template.format(SLOT) for template in TEMPLATES])
+    templates = backbone.tokenize([template.format(SLOT) for template in TEMPLATES])
     split = texts.split(join_tokens(templates, bank.first_replaced[phrase_rows.flatten()]))
     phrases = len(TEMPLATES) + torch.arange(images * steps).view(images, steps)
     pairs = texts.encode_prefixes(backbone, split.prefixes)

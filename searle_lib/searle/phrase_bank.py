@@ -18,7 +18,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from searle_lib.backbone.model import CONTEXT, Backbone, Tokens, tokenize
+from searle_lib.backbone.model import Backbone, Tokens
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.searle.concepts import Concepts
 from searle_lib.searle.phrases import Phrases
@@ -37,7 +37,7 @@ class PhraseTokens:
     """Tokens of every phrase, with the placeholder for the concept; they stay in their files.
 
     Args:
-        ids: [P, 77] int32.
+        ids: [P, L] int32, for the L positions of CLIP's text tower.
         ends: [P] int32, the position of each end-of-text.
     """
 
@@ -178,8 +178,9 @@ def encode_phrases(
     """
     rows = {"features": F.normalize(encode_texts(backbone, list(texts), batch_size), dim=-1)}
     for name, most in (("first", 1), ("every", -1)):
-        tokens = tokenize([text.replace(concept, SLOT, most) for text, concept in zip(texts, concepts, strict=True)])
-        ids = F.pad(tokens.ids, (0, CONTEXT - tokens.ids.shape[1]))
+        replaced = [text.replace(concept, SLOT, most) for text, concept in zip(texts, concepts, strict=True)]
+        tokens = backbone.tokenize(replaced)
+        ids = F.pad(tokens.ids, (0, backbone.context - tokens.ids.shape[1]))
         rows |= {f"{name}.ids": ids.int(), f"{name}.ends": tokens.ends.int()}
     return rows
 

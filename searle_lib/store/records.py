@@ -8,6 +8,7 @@ study in the same report root.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from searle_lib.store.artefacts import Artefact, DamagedArtefact, Store, digest,
 from searle_lib.store.executors import Executor
 
 FOLDER, EARLIER = "records", "earlier"
+OPEN_CLIP = re.compile("(open_clip:(local-dir:|[^/]*/))?")  # what clip_model may have before a path
 
 
 class MissingInput(RuntimeError):
@@ -112,9 +114,14 @@ class Study:
         return self._load(self._file(notebook))
 
     def path(self, name: str) -> str:
-        """Return the full path if a file or folder with this name exists below the project; else the name itself."""
-        path = self.root / Path(name).expanduser()
-        return str(path) if name and path.exists() else name
+        """Return the full path if a file or folder with this name exists below the project; else the name itself.
+
+        In "open_clip:local-dir:FOLDER" and "open_clip:ARCHITECTURE/FILE" the full path replaces the last part.
+        """
+        before = OPEN_CLIP.match(name)[0]
+        rest = name.removeprefix(before)
+        path = self.root / Path(rest).expanduser()
+        return f"{before}{path}" if rest and path.exists() else name
 
     def has(self, notebook: str) -> bool:
         """Return whether a record of this notebook exists."""

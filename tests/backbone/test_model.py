@@ -58,7 +58,7 @@ def test_a_dollar_in_a_caption_is_not_taken_for_the_pseudo_word(tiny):
 
 
 def test_a_text_without_a_place_for_the_pseudo_word_is_named(tiny):
-    with pytest.raises(ValueError, match=r"text 1 of 2 has no \$ among its first 77 tokens; put ' \$ ' where"):
+    with pytest.raises(ValueError, match=r"text 1 of 2 has no \$ among the tokens that CLIP reads; put ' \$ ' where"):
         encode_texts(tiny, ["a photo of $", "a photo"], words=torch.zeros(2, tiny.width))
 
 

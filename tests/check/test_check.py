@@ -7,9 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import huggingface_hub
+import open_clip
 import pytest
 import torch
 from conftest import leave_record
+from open_clips import CONFIGS, config_with, write_clip
 
 from searle_lib.backbone import embeddings
 from searle_lib.check import estimates, findings, report
@@ -329,3 +332,28 @@ def test_only_images_that_get_words_of_their_own_count_for_oti(values, tmp_path,
     references = sum(load.references.values())
     assert both["OTI tokens"] == phi["OTI tokens"] * (references + load.unlabeled) / load.unlabeled
     assert both["image embeddings"] == phi["image embeddings"]  # references are embedded for every method
+
+
+def test_a_clip_of_open_clip_is_checked_as_any_other(values, tmp_path, capsys):
+    folder = write_clip(tmp_path / "tower", CONFIGS["GELU"])
+    code, output = run_check(capsys, values | {"clip_model": f"open_clip:local-dir:{folder}"}, place(tmp_path))
+    assert code == 0 and "open_clip:tower on cpu: 64 numbers per image, tokens of 64; sha256" in output
+    assert "5 patch tokens of 64" in output and "disk: patch tokens" in output
+    folder = write_clip(tmp_path / "narrow", config_with(vision_cfg={"layers": [1, 1, 1, 1]}))
+    code, output = run_check(capsys, values | {"clip_model": f"open_clip:local-dir:{folder}"}, place(tmp_path))
+    sentence = "FTI4CIR's network reads the patch tokens of a vision transformer, and open_clip:narrow has none; "
+    assert code == 1 and output.count("problem: ") == 1 and f"problem: {sentence}" in output
+    assert "time: OTI" in output and "disk: patch tokens" not in output
+
+
+def test_without_open_clip_or_without_its_weights_one_sentence_says_what_to_do(values, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", CONFIGS["GELU"])
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"tag": {"hf_hub": "someone/tiny/"}})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    values |= {"clip_model": "open_clip:tiny/tag", "methods": ["SEARLE"]}
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "problem: clip_model open_clip:tiny/tag cannot be fetched" in output
+    assert "with random weights in the size of open_clip:tiny/tag." in " ".join(output.split())
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    code, output = run_check(capsys, values, place(tmp_path))
+    assert code == 1 and "clip_model open_clip:tiny/tag needs open_clip; run: pip install open_clip_torch." in output

@@ -190,6 +190,8 @@ def test_a_real_study_shows_its_difference_to_the_published_value_of_method_and_
     assert cells(page, "SEARLE", "difference")[0][1] == "<span>−1.0</span><small>[−3.0, 1.0]</small>"  # SEARLE-XL 20.48
     assert len(kind(page, "difference").select("tbody tr")) == 1  # no Text-only, no Image-only of ViT-L/14
     assert pd.read_csv(io.StringIO(texts(page)["CSV"])).query("numbers == 'difference'")["dress R@10"].item() == -1.03
+    other = tables.table(results, "FashionIQ", "val", provenance(backbone="open_clip:ViT-L-14/openai"), "R").data
+    assert kind(other, "difference") is None  # published numbers are of OpenAI's own package
 
 
 def test_a_difference_of_nothing_has_no_minus():

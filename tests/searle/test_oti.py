@@ -11,34 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from problems import FAST, NAMES, problem
+from problems import FAST, NAMES, plain_loop, problem
 from torch.testing import assert_close
 
-from searle_lib import plain
 from searle_lib.backbone import embeddings
 from searle_lib.backbone.model import load_clip, tokenize
 from searle_lib.backbone.texts import encode_texts
 from searle_lib.data import benchmarks
 from searle_lib.searle import concepts, oti, phrase_bank, phrases
-from searle_lib.searle.concepts import TEMPLATES, Concepts, Vocabulary
-from searle_lib.store import randomness
+from searle_lib.searle.concepts import Concepts, Vocabulary
 from searle_lib.store.artefacts import DamagedArtefact, Store
-
-
-def plain_loop(clip, images, concepts, written, settings):
-    """The published loop, one image at a time, with the templates and phrases that the image's random numbers draw."""
-    words = []
-    for row, image in enumerate(images.ids):
-        key = randomness.keys(settings.seed, "oti", [image])
-        start = torch.from_numpy(randomness.normal(key, 2 * settings.steps, clip.width)).float() * 0.02
-        nearest = [concepts.names[c] for c in concepts.rows[row].tolist()][: settings.top_k]
-        pool = [(c, p) for c in nearest if all(c in p for p in written.select(c)) for p in written.select(c)]
-        template_draws = randomness.integers(key, 0, settings.steps, 24)[0]
-        phrase_draws = randomness.integers(key, settings.steps, settings.steps, len(pool))[0]
-        templates, phrases = [[TEMPLATES[i]] for i in template_draws], [[pool[i]] for i in phrase_draws]
-        rates = {"learning_rate": settings.learning_rate, "ema_decay": settings.ema_decay}
-        words.append(plain.oti(clip.model, start, images.vectors[[row]], templates, phrases, **rates))
-    return torch.cat(words)
 
 
 def test_pseudo_words_equal_those_of_a_plain_loop(tiny, tmp_path):
