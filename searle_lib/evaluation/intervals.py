@@ -183,7 +183,10 @@ def paper_table(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame
 
 
 def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resampled]:
-    """Yield the means and their draws for every data set, split and category. Raises as `summarise` does."""
+    """Yield the means and their draws for every data set, split and category. Raises as `summarise` does.
+
+    The average follows if the scores have all categories of a data set with several.
+    """
     for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
         samples = {
             category: _resample(of_category, dataset, split, category, resamples, seed)
@@ -191,7 +194,7 @@ def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resamp
         }
         yield from samples.values()
         categories = protocol_titled(dataset).categories
-        if len(categories) > 1:
+        if len(categories) > 1 and samples.keys() >= set(categories):
             yield _average([samples[category] for category in categories])
 
 

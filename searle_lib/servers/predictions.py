@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.data import annotations, own_data
-from searle_lib.data.benchmarks import load, read_tables
-from searle_lib.data.protocols import PROTOCOLS, Protocol, protocol_of
+from searle_lib.data.benchmarks import Benchmark, load, read_tables
+from searle_lib.data.protocols import PROTOCOLS, Protocol, name_of
 from searle_lib.evaluation import rankings
 from searle_lib.servers.submissions import SUBSET
 from searle_lib.store.reading import FileRefused, printable, read_json, reads
@@ -44,28 +44,39 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Task:
-    """The split that a file predicts, and what its lists may hold.
+    """The benchmark that a file predicts, and what its lists may hold.
 
     Args:
-        dataset: fashioniq, cirr, circo, or the name of an own data set.
-        split: as in "val".
+        benchmark: the benchmark; its gallery is empty if the list of images is absent.
         metric: the file's metric for CIRR, else "".
-        queries: the split's queries.
         gallery: the image ids that lists may hold, None if the list of images is absent.
         gallery_file: the name of that list.
     """
 
-    dataset: str
-    split: str
+    benchmark: Benchmark
     metric: str
-    queries: pd.DataFrame
     gallery: frozenset[str] | None
     gallery_file: str
 
     @property
+    def dataset(self) -> str:
+        """As in "circo", or the name of an own data set."""
+        return self.benchmark.dataset
+
+    @property
+    def split(self) -> str:
+        """As in "val"."""
+        return self.benchmark.split
+
+    @property
+    def queries(self) -> pd.DataFrame:
+        """The queries of the benchmark."""
+        return self.benchmark.queries
+
+    @property
     def protocol(self) -> Protocol:
         """How the data set is scored."""
-        return protocol_of(self.dataset, self.queries)
+        return self.benchmark.protocol
 
     @property
     def title(self) -> str:
@@ -74,9 +85,9 @@ class Task:
 
     @property
     def length(self) -> int:
-        """How many images a server takes per query; a score needs at least as many, or all of a small own gallery."""
+        """How many images a server takes per query; a score needs at least as many, or all of a small gallery."""
         length = LENGTHS.get(self.metric, rankings.DEPTH)
-        return length if self.dataset in PROTOCOLS else min(length, len(self.gallery) - 1)
+        return length if self.gallery is None else min(length, len(self.gallery) - self.protocol.excludes_reference)
 
 
 def validate(file: Path, data_root: Path) -> Verdict:
@@ -141,8 +152,36 @@ def recognise(file: Path, content: dict | list, data_root: Path) -> Task:
     if not isinstance(content, dict):
         raise FileRefused(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
     dataset = "cirr" if _is_cirr(content, data_root) else "circo"
-    split = _find_split(file, dataset, content.keys() - set(HEADER), data_root)
+    split = find_split(file, dataset, content.keys() - set(HEADER), data_root)
     return load_task(dataset, data_root, split, "all", _find_metric(content) if dataset == "cirr" else "")
+
+
+def find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
+    """Return the smallest split of CIRR or CIRCO that has all of the query ids, else the one that has most of them.
+
+    Args:
+        file: the file with the ids, for its name.
+        dataset: cirr or circo.
+        ids: its query ids.
+        data_root: the folder of the data sets.
+
+    Raises:
+        FileRefused: if no split has one of the ids.
+        FileNotFoundError: if half of them may be of a split whose annotations do not exist.
+    """
+    ids_of, error = _query_ids(dataset, data_root)
+    by_size = sorted(ids_of, key=lambda split: len(ids_of[split]))
+    complete = [split for split in by_size if ids <= ids_of[split]]
+    best = complete[0] if complete else max(by_size, key=lambda split: len(ids & ids_of[split]), default=None)
+    shared = len(ids & ids_of[best]) if best else 0
+    if error and 2 * shared < len(ids):
+        raise error
+    if not shared:
+        splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
+        raise FileRefused(
+            f"{file} has no query of {splits}, but {min(ids)} for example; write the query ids of the annotations."
+        )
+    return best
 
 
 def load_task(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> Task:
@@ -157,15 +196,15 @@ def load_task(dataset: str, data_root: Path, split: str, category: str, metric: 
     """
     if dataset not in PROTOCOLS:
         (benchmark,) = load(dataset, data_root, split)
-        gallery = frozenset(benchmark.gallery["image"])
-        return Task(benchmark.dataset, split, metric, benchmark.queries, gallery, own_data.IMAGES)
+        return Task(benchmark, metric, frozenset(benchmark.gallery["image"]), own_data.IMAGES)
     place = (dataset, data_root, split, category)
     image_list = annotations.image_list(*place)
     has_list = dataset != "circo" or image_list.is_file()
-    queries, gallery = read_tables(*place) if has_list else (annotations.queries(*place), None)
-    return Task(
-        dataset, split, metric, queries, None if gallery is None else frozenset(gallery["image"]), image_list.name
-    )
+    no_images = pd.DataFrame(columns=["image", "path"])
+    queries, images = read_tables(*place) if has_list else (annotations.queries(*place), no_images)
+    names = (dataset, split, category)
+    benchmark = Benchmark(*names, name_of(*names), images, queries, (len(queries), len(images)))
+    return Task(benchmark, metric, frozenset(images["image"]) if has_list else None, image_list.name)
 
 
 def find_problems(file: Path, content: dict, repeated: set[str], task: Task, allow_longer: bool = False) -> list[str]:
@@ -290,23 +329,6 @@ def _query_ids(dataset: str, data_root: Path) -> tuple[dict[str, set[str]], File
         except FileNotFoundError as problem:
             error = problem
     return ids, error
-
-
-def _find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
-    """The smallest split that has all of the ids, else the split that has most of them."""
-    ids_of, error = _query_ids(dataset, data_root)
-    by_size = sorted(ids_of, key=lambda split: len(ids_of[split]))
-    complete = [split for split in by_size if ids <= ids_of[split]]
-    best = complete[0] if complete else max(by_size, key=lambda split: len(ids & ids_of[split]), default=None)
-    shared = len(ids & ids_of[best]) if best else 0
-    if error and 2 * shared < len(ids):
-        raise error
-    if not shared:
-        splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
-        raise FileRefused(
-            f"{file} has no query of {splits}, but {min(ids)} for example; key each list by its query id."
-        )
-    return best
 
 
 def _find_metric(content: dict) -> str:
