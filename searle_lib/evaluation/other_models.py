@@ -6,7 +6,7 @@ puts their rows after those of the study's methods.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,19 +126,20 @@ def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]
     return [*paths, folder / f"{stem}.json"]
 
 
-def read_all(folders: Sequence[str], root: Path, names: Collection[str]) -> list[OtherModel]:
+def read_all(folders: Sequence[str], compared: Sequence[str], root: Path) -> list[OtherModel]:
     """Return the models of several folders.
 
     Args:
         folders: the parameter `other_models`.
+        compared: the parameter `methods`.
         root: the project's folder, where relative paths start.
-        names: of the study's methods.
 
     Raises:
         FileNotFoundError: if a folder holds no scores.
         ValueError: if one is damaged, or a name belongs to two models or to a method.
     """
     models: dict[str, OtherModel] = {}
+    names = methods.by_name(compared, root) if folders else {}
     for folder in folders:
         model = _read(root / Path(folder).expanduser())
         if model.name in models or model.name in names:
@@ -187,8 +188,8 @@ def read(study: Study, benchmarks: Sequence[Benchmark]) -> tuple[list[OtherModel
 
     Raises as `read_all` and `select` do. The study is in notebook 06_retrieval.
     """
-    names = methods.by_name(study.values["methods"], study.root)
-    selected = [select(model, benchmarks) for model in read_all(study.values["other_models"], study.root, names)]
+    models = read_all(study.values["other_models"], study.values["methods"], study.root)
+    selected = [select(model, benchmarks) for model in models]
     return [model for model, _ in selected], [note for _, notes in selected for note in notes]
 
 

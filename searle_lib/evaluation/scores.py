@@ -5,6 +5,7 @@ has rankings only.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from searle_lib.backbone.model import clip_facts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import metrics
+from searle_lib.evaluation.other_models import OtherModel
 from searle_lib.evaluation.rankings import Rankings, index_notes, ranking_table
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -24,23 +26,28 @@ SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
 def keep_scores(
-    study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]
+    study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]], models: Sequence[OtherModel] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores and the rankings of every query, as `read_scores` does, and keep them for 07_results.
 
     Args:
         study: the study, in notebook 06_retrieval.
         evaluated: each benchmark with its rankings by method.
+        models: what other models have of these benchmarks; their rows follow those of the methods.
     """
     runs = [
         (benchmark, rankings, method) for benchmark, by_method in evaluated for method, rankings in by_method.items()
     ]
     facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
     facts |= {"code": code_digest(score_queries, ranking_table)}
+    facts |= {"models": [model.sha256 for model in models]} if models else {}
+    parts = [(part, model.name) for model in models for part in model.parts]
 
     def make(folder: Path) -> None:
         scores = [score_queries(*run) for run in runs if run[0].is_scored] or [pd.DataFrame(columns=SCORES)]
         rankings = [ranking_table(*run) for run in runs]
+        scores += [part.scores.assign(method=name) for part, name in parts if len(part.scores)]
+        rankings += [part.rankings.assign(method=name) for part, name in parts if len(part.rankings)]
         for name, tables in (("scores", scores), ("rankings", rankings)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
 

@@ -64,7 +64,8 @@ def data(
     """Return what the page shows, as plain lists: methods, images (id and path, each once) and queries.
 
     A query names an image by its place in `images`. Its lists over methods are in the order of `methods`. Ranks start
-    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
+    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or a list or an index no
+    rank of it. A model without scores has an empty list of them.
 
     Args:
         benchmarks: those of the study; splits with secret targets are left out.

@@ -85,9 +85,14 @@ class Task:
 
     @property
     def length(self) -> int:
-        """How many images a server takes per query; a score needs at least as many, or all of a small gallery."""
-        length = LENGTHS.get(self.metric, rankings.DEPTH)
-        return length if self.gallery is None else min(length, len(self.gallery) - self.protocol.excludes_reference)
+        """How many images a server takes per query."""
+        return LENGTHS.get(self.metric, rankings.DEPTH)
+
+    @property
+    def shortest(self) -> int:
+        """How many images a score needs per query: as many as a server takes, or all of a smaller gallery."""
+        size = self.length if self.gallery is None else len(self.gallery) - self.protocol.excludes_reference
+        return min(self.length, size)
 
 
 def validate(file: Path, data_root: Path) -> Verdict:
@@ -233,7 +238,8 @@ def find_problems(file: Path, content: dict, repeated: set[str], task: Task, all
         else:
             problems.append(f"{name} is not a query of {task.title}; remove it, or correct its id.")
     absent = (query for query in queries if query not in content)
-    problems += [f"query {q} of {task.title} is not in {file.name}; add its {task.length} images." for q in absent]
+    length = task.shortest if allow_longer else task.length
+    problems += [f"query {query} of {task.title} is not in {file.name}; add its {length} images." for query in absent]
     return list(map(printable, problems))
 
 
@@ -255,10 +261,11 @@ def list_problems(
         excluded: an image that may not be in the list.
         group: if not empty, the only images that may be in the list.
     """
-    rule = f"list {'at least' if allow_longer else 'exactly'} {task.length} different images"
+    length = task.shortest if allow_longer else task.length
+    rule = f"list {'at least' if allow_longer else 'exactly'} {length} different images"
     if not isinstance(images, list):
         return [f"{name} has {excerpt(images)} instead of a list; {rule}."]
-    fits = len(images) == task.length or (allow_longer and len(images) > task.length)
+    fits = len(images) == length or (allow_longer and len(images) > length)
     problems = [] if fits else [f"{name} lists {len(images)} images; {rule}."]
     wrong_type = [excerpt(entry) for entry in images if to_image_id(task.dataset, entry) is None]
     times = Counter(image for entry in images if (image := to_image_id(task.dataset, entry)) is not None)
