@@ -16,7 +16,7 @@ import yaml
 
 from searle_lib.__main__ import main
 
-OPTIONAL = ("comet_ml", "faiss", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures")
+OPTIONAL = ("comet_ml", "faiss", "ray", "spacy", "ipywidgets", "jupyterlab", "playwright", "ir_measures", "repro_eval")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 QUICK = {

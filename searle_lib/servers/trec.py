@@ -78,9 +78,7 @@ def read_run(file: Path) -> dict[str, list[str]]:
             if not (is_name(query) and is_name(image)):
                 raise FileRefused(f"line {number:,} of {file} has {show(image)}, which is no name; {REMEDY}.")
             if not re.fullmatch(r"-?\d{1,18}", rank) or not math.isfinite(_number(score)):
-                raise FileRefused(
-                    f"line {number:,} of {file} has no rank and score but {rank:.20} {score:.20}; {REMEDY}."
-                )
+                raise FileRefused(f"line {number:,} of {file} has rank {rank:.20} and score {score:.20}; {REMEDY}.")
             images = rows.setdefault(query, {})
             if image in images:
                 raise FileRefused(f"line {number:,} of {file} has {image} of query {query} again; keep one of both.")
