@@ -44,11 +44,11 @@ def keep_scores(
     parts = [(part, model.name) for model in models for part in model.parts]
 
     def make(folder: Path) -> None:
-        scores = [score_queries(*run) for run in runs if run[0].is_scored] or [pd.DataFrame(columns=SCORES)]
-        rankings = [ranking_table(*run) for run in runs]
+        scores = [score_queries(*run) for run in runs if run[0].is_scored]
         scores += [part.scores.assign(method=name) for part, name in parts if len(part.scores)]
+        rankings = [ranking_table(*run) for run in runs]
         rankings += [part.rankings.assign(method=name) for part, name in parts if len(part.rankings)]
-        for name, tables in (("scores", scores), ("rankings", rankings)):
+        for name, tables in (("scores", scores or [pd.DataFrame(columns=SCORES)]), ("rankings", rankings)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
 
     return study.keep("scores", facts, make).read(_load_scores)

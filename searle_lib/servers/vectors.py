@@ -5,6 +5,7 @@ tensor of integers, or a JSON list in its metadata. One file is of queries, the 
 """
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from searle_lib.evaluation import rankings, scores
 from searle_lib.evaluation.other_models import Evaluation
 from searle_lib.servers import predictions, scoring
 from searle_lib.servers.predictions import Task
-from searle_lib.store.reading import FileRefused, is_name, reads, show
+from searle_lib.store.reading import MAX_BYTES, FileRefused, is_name, reads, show
 
 REMEDY = "write vectors [N, d] and their ids"
 BLOCK = 1 << 16  # rows that are normalised at once; bounds memory
@@ -71,14 +72,12 @@ def evaluate(
     )
     table = scores.score_queries(benchmark, ranks, name)
     extra = len(image_ids) - len(images)
-    notes = [f"{extra:,} images of {gallery} are not in the gallery of {benchmark.name}, and are ignored."] * bool(
-        extra
-    )
+    note = f"ignored images of {gallery}, which the gallery of {benchmark.name} lacks: {extra:,}."
     return Evaluation(
         benchmark,
         table if benchmark.is_scored else table.iloc[:0],
         rankings.ranking_table(benchmark, ranks, name),
-        tuple(notes),
+        (note,) if extra else (),
     )
 
 
@@ -106,6 +105,10 @@ def read(file: Path) -> tuple[list[str], Tensor]:
 
 
 def _read_npz(file: Path) -> tuple[object, Tensor]:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > MAX_BYTES:  # compressed zeros take a thousandth
+        raise ValueError(f"it holds {size:,} bytes, and may hold {MAX_BYTES:,}")
     with np.load(file, allow_pickle=False) as archive:
         return archive["ids"].tolist(), torch.from_numpy(archive["vectors"])
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import forbidden
 from safetensors.torch import save_file
 
 from searle_lib.data import benchmarks
@@ -132,7 +133,7 @@ def test_images_beyond_the_gallery_are_ignored_and_counted(world, tmp_path):
     extra = dict(reversed([*images.items(), *((str(10**6 + n), np.ones(WIDTH, np.float32)) for n in range(3))]))
     more = vectors.evaluate(place, write(tmp_path / "more.npz", extra), "circo", world)
     assert whole.notes == ()
-    assert re.fullmatch(r"3 images of .*more.npz are not in the gallery of circo/val, and are ignored\.", *more.notes)
+    assert more.notes == (f"ignored images of {tmp_path / 'more.npz'}, which the gallery of circo/val lacks: 3.",)
     pd.testing.assert_frame_equal(more.rankings, whole.rankings)
 
 
@@ -212,6 +213,15 @@ def test_a_file_of_another_form_is_refused_by_name(name, save, sentence, tmp_pat
     save(tmp_path / name)
     with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}.*{sentence}"):
         vectors.read(tmp_path / name)
+
+
+def test_an_archive_that_swells_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors, "MAX_BYTES", 1 << 20)
+    np.savez_compressed(tmp_path / "x.npz", ids=["a"], vectors=np.zeros((1, 1 << 18)))
+    monkeypatch.setattr(vectors.np, "load", forbidden(np.load))
+    assert (tmp_path / "x.npz").stat().st_size < 1 << 14
+    with pytest.raises(ValueError, match=r"x.npz is not a file of vectors \(.*it holds 2,\d+,\d+ bytes, and may hold"):
+        vectors.read(tmp_path / "x.npz")
 
 
 def test_without_cocos_list_there_is_no_gallery_to_rank(world, tmp_path):
