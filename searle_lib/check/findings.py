@@ -100,11 +100,11 @@ def check_other_models(values: Mapping, study: Study) -> Iterator[Finding]:
     loaded = [benchmark for of_split in splits.values() for benchmark in of_split]
     for model in models:
         try:
-            selected, notes = other_models.select(model, loaded)
+            evaluated, notes = other_models.select(model, loaded)
         except ValueError as problem:
             yield Finding(model.name, "", "not usable", (str(problem),))
         else:
-            names = ", ".join(part.benchmark for part in selected.parts)
+            names = ", ".join(part.benchmark for part in evaluated.parts)
             yield Finding(model.name, "", f"scores of {names}", notes=tuple(notes))
 
 

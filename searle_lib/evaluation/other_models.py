@@ -126,12 +126,12 @@ def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]
     return [*paths, folder / f"{stem}.json"]
 
 
-def read_all(folders: Sequence[str], compared: Sequence[str], root: Path) -> list[OtherModel]:
+def read_all(folders: Sequence[str], study_methods: Sequence[str], root: Path) -> list[OtherModel]:
     """Return the models of several folders.
 
     Args:
         folders: the parameter `other_models`.
-        compared: the parameter `methods`.
+        study_methods: the parameter `methods`.
         root: the project's folder, where relative paths start.
 
     Raises:
@@ -139,7 +139,7 @@ def read_all(folders: Sequence[str], compared: Sequence[str], root: Path) -> lis
         ValueError: if one is damaged, or a name belongs to two models or to a method.
     """
     models: dict[str, OtherModel] = {}
-    names = methods.by_name(compared, root) if folders else {}
+    names = methods.by_name(study_methods, root) if folders else {}
     for folder in folders:
         model = _read(root / Path(folder).expanduser())
         if model.name in models or model.name in names:
@@ -189,8 +189,8 @@ def read(study: Study, benchmarks: Sequence[Benchmark]) -> tuple[list[OtherModel
     Raises as `read_all` and `select` do. The study is in notebook 06_retrieval.
     """
     models = read_all(study.values["other_models"], study.values["methods"], study.root)
-    selected = [select(model, benchmarks) for model in models]
-    return [model for model, _ in selected], [note for _, notes in selected for note in notes]
+    pairs = [select(model, benchmarks) for model in models]
+    return [model for model, _ in pairs], [note for _, notes in pairs for note in notes]
 
 
 def queries_digest(benchmark: Benchmark) -> str:

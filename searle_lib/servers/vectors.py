@@ -61,9 +61,9 @@ def evaluate(
             "that folder in other_models writes the file for the server."
         )
     image_ids = [predictions.to_image_id(dataset, image) or image for image in image_ids]
-    wanted, images = list(benchmark.queries["query"]), list(benchmark.gallery["image"])
-    rows = _rows(queries, query_ids, wanted, "query", benchmark.name)
-    unknown = [query for query in query_ids if query not in set(wanted)]
+    order, images = list(benchmark.queries["query"]), list(benchmark.gallery["image"])
+    rows = _rows(queries, query_ids, order, "query", benchmark.name)
+    unknown = sorted(set(query_ids) - set(order))
     if unknown:
         raise ValueError(f"{queries} has {show(unknown[0])}, which is no query of {task.title}; remove it.")
     vectors = image_vectors[_rows(gallery, image_ids, images, "image", benchmark.name)]
@@ -133,14 +133,24 @@ def _task(file: Path, ids: Sequence[str], dataset: str, data_root: Path, categor
     return task
 
 
-def _rows(file: Path, ids: Sequence[str], wanted: Sequence[str], noun: str, benchmark: str) -> Tensor:
-    """Return the rows [n] int64 of the wanted ids. Raises ValueError for an id that is absent or stands twice."""
+def _rows(file: Path, ids: Sequence[str], order: Sequence[str], noun: str, benchmark: str) -> Tensor:
+    """Return the rows [n] int64 of a file's ids in the order of a benchmark.
+
+    Args:
+        file: the file, for its name.
+        ids: its ids.
+        order: the ids of the benchmark.
+        noun: what they are, "query" or "image".
+        benchmark: the benchmark's name.
+
+    Raises ValueError for an id that is absent or stands twice.
+    """
     row_of = {one: row for row, one in enumerate(ids)}
     if len(row_of) < len(ids):
         twice = next(one for row, one in enumerate(ids) if row_of[one] != row)
         raise ValueError(f"{file} has {noun} {show(twice)} twice; write one vector for it.")
-    absent = [one for one in wanted if one not in row_of]
+    absent = [one for one in order if one not in row_of]
     if absent:
         others = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
         raise ValueError(f"{file} lacks {noun} {absent[0]}{others} of {benchmark}; add a vector for each.")
-    return torch.tensor([row_of[one] for one in wanted])
+    return torch.tensor([row_of[one] for one in order])

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import study_of
+from projects import ROOT
 
 from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data import benchmarks
 from searle_lib.evaluation import other_models, rankings, scores
 from searle_lib.evaluation.other_models import Evaluation, add, read_all, require_name, select
+from searle_lib.study import workspace
 
 
 def evaluation(benchmark, seed=0):
@@ -88,12 +90,14 @@ def test_cirrs_two_files_fill_one_place_in_any_order_and_a_later_one_replaces_it
     assert_same(read_all(["mine"], [], tmp_path)[0], new)
 
 
-def test_the_key_changes_with_what_a_folder_holds_and_with_nothing_else(loaded, source, tmp_path):
-    hashes = []
+def test_the_key_and_the_code_of_06_change_with_what_a_folder_holds_and_with_nothing_else(loaded, source, tmp_path):
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    hashes, digests = [], []
     for seed in (1, 1, 2):
         add(tmp_path / "mine", "Mine", evaluation(loaded["circo/val"], seed), source)
         hashes += other_models.sha256(["mine"], tmp_path)
-    assert hashes[0] == hashes[1] != hashes[2]
+        digests.append(workspace.notebook_digest(tmp_path, "06_retrieval", {"other_models": ["mine"]}))
+    assert hashes[0] == hashes[1] != hashes[2] and digests[0] == digests[1] != digests[2]
     assert other_models.sha256(["absent"], tmp_path) == [""] and other_models.sha256([], tmp_path) == []
 
 

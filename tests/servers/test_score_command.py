@@ -21,10 +21,10 @@ def files(world, tmp_path):
 
 
 def test_it_prints_json_and_notes_apart_and_writes_the_folder_of_the_model(files, tmp_path):
-    printed = command(tmp_path, "score", *files, "--name", "My model", "--to", "mine")
-    assert printed.returncode == 0, printed.stderr
-    assert printed.stderr == "note: ignored images of g.npz, which the gallery of circo/val lacks: 1.\n"
-    report = json.loads(printed.stdout)
+    done = command(tmp_path, "score", *files, "--name", "My model", "--to", "mine")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "note: ignored images of g.npz, which the gallery of circo/val lacks: 1.\n"
+    report = json.loads(done.stdout)
     assert (report["dataset"], report["split"], report["queries"]) == ("CIRCO", "val", 8)
     assert json.loads(command(tmp_path, "score", *files).stdout) == report
     (model,) = read_all(["mine"], [], tmp_path)

@@ -104,6 +104,9 @@ def test_a_run_scores_as_the_study_did(study, world, tmp_path):
         values = values[values["category"].isin([benchmark.category, "subset"])]
         metrics = {name: value for report in reports for name, value in report["metrics"].items()}
         assert metrics == pytest.approx((values.groupby("metric")["value"].mean() * 100).to_dict(), abs=1e-4)
+        if dataset == "cirr":
+            subset = scoring.evaluate(study[3] / names[1], dataset, world)
+            assert subset.rankings.empty and subset.scores["metric"].str.startswith("Rsubset").all()
         evaluation = scoring.evaluate(study[3] / names[0], dataset, world, category)
         table = study[1][(study[1]["dataset"] == benchmark.dataset) & (study[1]["category"] == benchmark.category)]
         table = table[table["split"] == "val"].set_index("query")["best"]

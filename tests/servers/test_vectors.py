@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import forbidden
+from PIL import Image
 from safetensors.torch import save_file
 
 from searle_lib.data import benchmarks
@@ -42,7 +43,7 @@ def write(path, vectors_by_id, dtype=torch.float32, form="texts"):
     return path
 
 
-def written(folder, benchmark, ending="npz", **arguments):
+def write_both(folder, benchmark, ending="npz", **arguments):
     queries, images = random_vectors(benchmark)
     places = folder / f"queries.{ending}", folder / f"gallery.{ending}"
     for place, one in zip(places, (queries, images), strict=True):
@@ -74,7 +75,7 @@ def full_lists(benchmark, queries, images):
 )
 def test_vectors_of_every_form_score_as_full_lists_do(ending, form, dtype, world, tmp_path):
     (circo,) = benchmarks.load("circo", world, "val")
-    places = written(tmp_path, circo, ending, form=form, dtype=dtype)
+    places = write_both(tmp_path, circo, ending, form=form, dtype=dtype)
     queries, images = (
         {name: torch.from_numpy(vector).to(dtype).double().numpy() for name, vector in one.items()}
         for one in random_vectors(circo)
@@ -92,15 +93,29 @@ def test_vectors_follow_the_protocol_of_the_data_set(dataset, category, world, t
     lists = full_lists(benchmark, *random_vectors(benchmark))
     file = tmp_path / "lists.json"
     file.write_text(json.dumps(lists | ({"version": "rc2", "metric": "recall"} if dataset == "cirr" else {})))
-    evaluation = vectors.evaluate(*written(tmp_path, benchmark), dataset, world, category)
+    evaluation = vectors.evaluate(*write_both(tmp_path, benchmark), dataset, world, category)
     report = scoring.report(evaluation)
     assert report == scoring.score(file, dataset, world, category)
     assert ("Rsubset@1" in report["metrics"]) == (dataset == "cirr")  # the lists hold every whole group
 
 
+def test_vectors_of_a_csv_file_are_ranked_too(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{number}.png")
+    rows = [f"{row}.png,caption {row},{row + 1}.png,{row}.png|{row + 1}.png|8.png" for row in range(5)]
+    (tmp_path / "mine.csv").write_text("\n".join(["reference,caption,target,group", *rows]))
+    (mine,) = benchmarks.load("mine.csv", tmp_path, "val")
+    file = tmp_path / "lists.json"
+    file.write_text(json.dumps(full_lists(mine, *random_vectors(mine))))
+    evaluation = vectors.evaluate(*write_both(tmp_path, mine), "mine.csv", tmp_path)
+    assert scoring.report(evaluation) == scoring.score(file, "mine.csv", tmp_path)
+    assert "Rsubset@1" in scoring.report(evaluation)["metrics"]
+
+
 def test_a_test_split_is_ranked_for_a_study_and_not_scored(world, tmp_path):
     (cirr,) = benchmarks.load("cirr", world, "test1")
-    places = written(tmp_path, cirr)
+    places = write_both(tmp_path, cirr)
     with pytest.raises(ValueError, match=r"holds queries of CIRR test1, whose targets are secret; add --name and --to"):
         vectors.evaluate(*places, "cirr", world)
     evaluation = vectors.evaluate(*places, "cirr", world, name="Mine")
@@ -113,7 +128,7 @@ def test_a_test_split_is_ranked_for_a_study_and_not_scored(world, tmp_path):
 
 def test_the_intervals_are_those_of_a_study_with_other_methods(world, tmp_path):
     (circo,) = benchmarks.load("circo", world, "val")
-    evaluation = vectors.evaluate(*written(tmp_path, circo), "circo", world, name="Mine")
+    evaluation = vectors.evaluate(*write_both(tmp_path, circo), "circo", world, name="Mine")
     other = evaluation.scores.assign(method="Other", value=1 - evaluation.scores["value"])
     table = summarise(pd.concat([other, evaluation.scores]), "study", {"backbone": "", "sizes": {}})
     rows = table[(table["method"] == "Mine") & (table["category"] == "all")].set_index("metric")
@@ -226,7 +241,7 @@ def test_an_archive_that_swells_is_refused_before_it_is_read(tmp_path, monkeypat
 
 def test_without_cocos_list_there_is_no_gallery_to_rank(world, tmp_path):
     (circo,) = benchmarks.load("circo", world, "val")
-    places = written(tmp_path, circo)
+    places = write_both(tmp_path, circo)
     (tmp_path / "data" / "CIRCO").mkdir(parents=True)
     (tmp_path / "data" / "CIRCO" / "annotations").symlink_to(world / "CIRCO" / "annotations")
     with pytest.raises(FileNotFoundError, match=r"image_info_unlabeled2017.json of CIRCO val does not exist; put it"):

@@ -25,7 +25,7 @@ COMMANDS = {line.split()[0]: line for line in re.findall(r"^\.venv/bin/searle (.
 pytestmark = pytest.mark.slow
 
 
-def printed(text, world):
+def for_quick_study(text, world):
     """A text of the page, for the quick study and the session's world."""
     return text.replace("data/mini", str(world)).replace("params/mini.yaml", "params/quick.yaml")
 
@@ -40,8 +40,8 @@ def python(project, code):
 def project(quick, world, tmp_path_factory):
     """A copy of a project whose study has run once, and what the page's `score` printed there."""
     folder = shutil.copytree(quick[0], tmp_path_factory.mktemp("other") / "project", symlinks=True)
-    python(folder, printed(VECTORS, world))
-    done = command(folder, *shlex.split(printed(COMMANDS["score"], world)))
+    python(folder, for_quick_study(VECTORS, world))
+    done = command(folder, *shlex.split(for_quick_study(COMMANDS["score"], world)))
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -59,7 +59,7 @@ def lists_of(world, dataset):
 def test_the_pages_commands_put_a_model_beside_the_methods(project, world):
     folder, report = project
     before, old = artefacts(folder, ""), pd.read_csv(folder / "reports/quick/results.csv", dtype=str)
-    done = command(folder, *shlex.split(printed(COMMANDS["run"], world)))
+    done = command(folder, *shlex.split(for_quick_study(COMMANDS["run"], world)))
     assert done.returncode == 0, done.stderr
     after = artefacts(folder, "")
     kinds = {path.relative_to(folder / "data/artefacts").parts[0].partition("-")[0] for path in after.keys() - before}
@@ -69,7 +69,7 @@ def test_the_pages_commands_put_a_model_beside_the_methods(project, world):
     pd.testing.assert_frame_equal(results.drop(rows.index).reset_index(drop=True), old)
     values = rows[rows["category"] == "all"].set_index("metric")["value"].astype(float)
     assert set(rows["dataset"]) == {"CIRCO"} and values.to_dict() == report["metrics"]
-    unchanged = command(folder, *shlex.split(printed(COMMANDS["run"], world))).stdout
+    unchanged = command(folder, *shlex.split(for_quick_study(COMMANDS["run"], world))).stdout
     assert "unchanged" in unchanged.split("06_retrieval")[1].split("07_results")[0]
 
 
@@ -125,19 +125,19 @@ def test_every_page_copes_with_models_that_answer_only_parts(project, world, tmp
     assert answers == {("FashionIQ", False, False), ("CIRR", True, False), ("CIRCO", False, False)}
     alone = run(folder, "-p", "other_models=[data/lists]", "-p", "datasets=[cirr]", "-p", "evaluate=[validation]")
     assert alone["07_results"] == "done"
-    left_out = "Lists: circo/test is left out, since the study does not evaluate it."
-    assert left_out in (report / "06_retrieval.html").read_text(encoding="utf-8")
+    remark = "Lists: circo/test is left out, since the study does not evaluate it."
+    assert remark in (report / "06_retrieval.html").read_text(encoding="utf-8")
 
 
 def test_the_pages_evaluators_read_the_exported_rankings(project, world):
     folder, _ = project
     assert run(folder)["07_results"] in ("done", "unchanged")
-    done = command(folder, *shlex.split(printed(COMMANDS["export"], world)))
+    done = command(folder, *shlex.split(for_quick_study(COMMANDS["export"], world)))
     assert done.returncode == 0, done.stderr
     results = pd.read_csv(folder / "reports/quick/results.csv").set_index(["dataset", "category", "method", "metric"])
     recall = results.at[("CIRCO", "all", "SEARLE", "R@10"), "value"] / 100
-    printed_numbers = python(folder, MEASURES)
-    assert float(re.search(r"Success\(rel=2\)@10: ([\d.]+)", printed_numbers)[1]) == pytest.approx(recall)
+    numbers_of_page = python(folder, MEASURES)
+    assert float(re.search(r"Success\(rel=2\)@10: ([\d.]+)", numbers_of_page)[1]) == pytest.approx(recall)
     numbers = python(folder, REPRODUCTION)
     tau, overlap, error = map(float, re.findall(r"-?\d+\.\d+", numbers))
     assert -1 <= tau < 1 and 0 < overlap < 1 and error > 0
