@@ -19,8 +19,11 @@ from searle_lib.store.artefacts import atomic_write, digest, file_sha256, write_
 from searle_lib.store.reading import FileRefused, is_name, read_json, reading, reads
 from searle_lib.store.records import Study
 
-REMEDY = "write it again by `searle score --to`"
-TABLES = ("scores", "rankings")
+REMEDY = "delete its folder, and score the model again"
+TABLES = {  # their columns
+    "scores": {"dataset", "split", "category", "method", "query", "metric", "value"},
+    "rankings": {"dataset", "split", "category", "method", "query", "best", "scores", "group", "rank"},
+}
 FACTS = {"name": str, "dataset": str, "split": str, "category": str, "queries": str, "files": dict, "tables": dict}
 
 
@@ -92,8 +95,8 @@ def require_name(folder: Path, name: str) -> None:
 def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]) -> list[Path]:
     """Write an evaluation to a model's folder, and return the files.
 
-    It replaces what the folder has of the same benchmark, except the metrics and the rankings that it lacks itself:
-    CIRR's server takes a file for the whole gallery and another one for the groups.
+    It replaces what the folder has of the same benchmark. But CIRR's server takes a file for the whole gallery and
+    another one for the groups, so what came from a file of the other kind stays, unless the evaluation has it, too.
 
     Args:
         folder: the model's folder; it is made if it does not exist.
@@ -107,21 +110,23 @@ def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]
     benchmark = evaluation.benchmark
     facts = {key: getattr(benchmark, key) for key in ("dataset", "split", "category")}
     facts |= {"name": name, "queries": queries_digest(benchmark)}
-    facts["files"] = {str(path): file_sha256(path) for path in sources}
+    kind = "groups" if evaluation.rankings.empty else "gallery"
+    files = {kind: {str(path): file_sha256(path) for path in sources}}
     tables = {"scores": evaluation.scores, "rankings": evaluation.rankings}
     stem = benchmark.name.replace("/", "-")
     if (folder / f"{stem}.json").exists():
         earlier = _read_part(folder / f"{stem}.json")
         others = earlier.scores[~earlier.scores["metric"].isin(evaluation.scores["metric"])]
-        lacks_rankings = evaluation.rankings.empty and len(earlier.rankings) > 0
-        if earlier.facts["queries"] == facts["queries"] and (len(others) or lacks_rankings):
+        has_both = {kind, *earlier.facts["files"]} == {"gallery", "groups"}
+        if earlier.facts["queries"] == facts["queries"] and has_both and len(others):
             tables["scores"] = pd.concat([others, evaluation.scores], ignore_index=True)
-            tables["rankings"] = earlier.rankings if lacks_rankings else evaluation.rankings
-            facts["files"] = earlier.facts["files"] | facts["files"]
-    paths = [folder / f"{stem}-{kind}.parquet" for kind in TABLES]
-    for kind, path in zip(TABLES, paths, strict=True):
+            tables["rankings"] = earlier.rankings if kind == "groups" else evaluation.rankings
+            files = earlier.facts["files"] | files
+    facts["files"] = files
+    paths = [folder / f"{stem}-{table}.parquet" for table in TABLES]
+    for table, path in zip(TABLES, paths, strict=True):
         with atomic_write(path) as temporary:
-            tables[kind].to_parquet(temporary, index=False)
+            tables[table].to_parquet(temporary, index=False)
     write_json(folder / f"{stem}.json", facts | {"tables": {path.name: file_sha256(path) for path in paths}})
     return [*paths, folder / f"{stem}.json"]
 
@@ -241,12 +246,14 @@ def _read(folder: Path) -> OtherModel:
 
 def _read_part(file: Path) -> Part:
     facts, tables = _read_facts(file), []
-    for kind in TABLES:
-        table = file.with_name(f"{file.stem}-{kind}.parquet")
-        with reading(table, "is not a table of scores", REMEDY):
-            if file_sha256(table) != facts["tables"].get(table.name):
-                raise FileRefused(f"{table} has changed since {file.name} was written; {REMEDY}.")
-            tables.append(pd.read_parquet(table))
+    for name, columns in TABLES.items():
+        path = file.with_name(f"{file.stem}-{name}.parquet")
+        with reading(path, "is not a table of scores", REMEDY):
+            if file_sha256(path) != facts["tables"].get(path.name):
+                raise FileRefused(f"{path} has changed since {file.name} was written; {REMEDY}.")
+            tables.append(pd.read_parquet(path))
+            if not columns <= set(tables[-1].columns):
+                raise FileRefused(f"{path} lacks one of the columns {', '.join(sorted(columns))}; {REMEDY}.")
     return Part(facts, *tables)
 
 

@@ -12,6 +12,7 @@ from searle_lib.backbone.embeddings import Embeddings
 from searle_lib.data import benchmarks
 from searle_lib.evaluation import other_models, rankings, scores
 from searle_lib.evaluation.other_models import Evaluation, add, read_all, require_name, select
+from searle_lib.store.artefacts import file_sha256
 from searle_lib.study import workspace
 
 
@@ -88,6 +89,8 @@ def test_cirrs_two_files_fill_one_place_in_any_order_and_a_later_one_replaces_it
     assert_same(read_all(["mine"], [], tmp_path)[0], expected)
     add(tmp_path / "mine", "Mine", new, source)
     assert_same(read_all(["mine"], [], tmp_path)[0], new)
+    add(tmp_path / "mine", "Mine", of_kind(old, "recall"), source)  # its groups were not of a file of their own
+    assert_same(read_all(["mine"], [], tmp_path)[0], of_kind(old, "recall"))
 
 
 def test_the_key_and_the_code_of_06_change_with_what_a_folder_holds_and_with_nothing_else(loaded, source, tmp_path):
@@ -125,6 +128,15 @@ def test_two_models_or_a_method_of_ones_own_may_not_share_a_name(loaded, source,
         read_all(["mine"], ["SEARLE", "methods.py:Mine"], tmp_path)
 
 
+def without_a_column(folder):
+    """A table of another program, with its hash."""
+    file = folder / "circo-val.json"
+    table = folder / "circo-val-scores.parquet"
+    old = file_sha256(table)
+    pd.read_parquet(table).drop(columns="metric").to_parquet(table)
+    file.write_text(file.read_text().replace(old, file_sha256(table)))
+
+
 DAMAGES = {
     "no folder": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
@@ -132,15 +144,16 @@ DAMAGES = {
     ),
     "a cut table": (
         lambda folder: (folder / "circo-val-scores.parquet").write_bytes(b"PAR1"),
-        r"circo-val-scores.parquet has changed since circo-val.json was written; write it again by",
+        r"circo-val-scores.parquet has changed since circo-val.json was written; delete its folder, and",
     ),
     "no table": (
         lambda folder: (folder / "circo-val-rankings.parquet").unlink(),
-        r"circo-val-rankings.parquet does not exist; write it again by",
+        r"circo-val-rankings.parquet does not exist; delete its folder, and",
     ),
+    "no column": (without_a_column, r"circo-val-scores.parquet lacks one of the columns category, d"),
     "no JSON": (
         lambda folder: (folder / "circo-val.json").write_text("{"),
-        r"circo-val.json does not say what scores these are .*; write it again by",
+        r"circo-val.json does not say what scores these are .*; delete its folder, and",
     ),
     "other JSON": (
         lambda folder: (folder / "circo-val.json").write_text('{"name": 1}'),
@@ -148,7 +161,7 @@ DAMAGES = {
     ),
     "two models": (
         lambda folder: (folder / "a.json").write_text((folder / "circo-val.json").read_text().replace("Mine", "Yours")),
-        r"a-scores.parquet does not exist; write it again by",
+        r"a-scores.parquet does not exist; delete its folder, and",
     ),
 }
 

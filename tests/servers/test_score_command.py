@@ -29,7 +29,10 @@ def test_it_prints_json_and_notes_apart_and_writes_the_folder_of_the_model(files
     assert json.loads(command(tmp_path, "score", *files).stdout) == report
     (model,) = read_all(["mine"], [], tmp_path)
     assert model.name == "My model" and set(model.parts[0].scores["method"]) == {"My model"}
-    assert list(model.parts[0].facts["files"]) == ["q.npz", "g.npz"]
+    assert {path: len(sha256) for path, sha256 in model.parts[0].facts["files"]["gallery"].items()} == {
+        "q.npz": 64,
+        "g.npz": 64,
+    }
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {
         "circo-val.json",
         "circo-val-scores.parquet",
