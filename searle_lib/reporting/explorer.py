@@ -78,7 +78,7 @@ def data(
     scored = [benchmark for benchmark in benchmarks if benchmark.is_scored]
     rows = draw(scored, limit, seed)
     methods = list(dict.fromkeys(rankings["method"]))
-    colours = all_methods.colours(methods)
+    colours = all_methods.colours([*methods, *scores["method"].unique()])
     queries = _queries(scored, rows, rankings)
     answers = _answers(queries, scores, rankings, names)
     places: dict[tuple[str, str], int] = {}  # by data set and image id, in order of first use
