@@ -77,8 +77,9 @@ def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
 
     Keys: world, backbone (CLIP's name), clip_sha256, and sizes. `sizes` holds for each benchmark the number of queries
     and of gallery images in the study ("size") and in the data set ("full_size"), and both in words ("evaluated_on").
-    With the `rankings` of `read_scores` these words also say what an approximate index found, and "settings" holds the
-    settings that 06_retrieval chose, by the split that they were chosen on and the method.
+    With the `rankings` of `read_scores` these words also say what an approximate index found, "settings" holds the
+    settings that 06_retrieval chose, by the split that they were chosen on and the method, and "ranked" the methods by
+    which it ranked: other models are not among them.
     """
     clip, notes = clip_facts(study), {} if rankings is None else index_notes(rankings)
     settings = {} if rankings is None else study.artefacts("06_retrieval", "settings")
@@ -88,6 +89,7 @@ def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
         "clip_sha256": clip["sha256"],
         "settings": {name: artefact.read(load_setting) for name, artefact in settings.items()},
         "sizes": {b.name: _size(b, notes.get(b.name, "")) for b in benchmarks.read(study)},
+        **({} if rankings is None else {"ranked": _ranked(study)}),
     }
 
 
@@ -119,6 +121,11 @@ def metric(name: str, rankings: Rankings) -> Tensor:
     if kind == "Rsubset":
         return metrics.recall_at(rankings.subset, int(k))
     return metrics.average_precision_at(rankings.truths, int(k))
+
+
+def _ranked(study: Study) -> set[str]:
+    """The methods of the rankings that 06_retrieval made."""
+    return {name.rpartition("/")[2] for name in study.read("06_retrieval").made if name.startswith("rankings/")}
 
 
 def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:

@@ -68,7 +68,8 @@ def test_the_pages_commands_put_a_model_beside_the_methods(project, world):
     rows = results[results["method"] == "Colours"]
     pd.testing.assert_frame_equal(results.drop(rows.index).reset_index(drop=True), old)
     values = rows[rows["category"] == "all"].set_index("metric")["value"].astype(float)
-    assert set(rows["dataset"]) == {"CIRCO"} and values.to_dict() == report["metrics"]
+    assert set(rows["dataset"]) == {"CIRCO"} and set(rows["backbone"]) == {"unstated"}
+    assert values.to_dict() == report["metrics"]
     unchanged = command(folder, *shlex.split(for_quick_study(COMMANDS["run"], world))).stdout
     assert "unchanged" in unchanged.split("06_retrieval")[1].split("07_results")[0]
 
