@@ -8,17 +8,12 @@ sentence that names a file. The seeds are real annotations and outputs of the au
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
-import os
-import pickle
 import resource
 import shutil
 import sys
 import tempfile
 import time
-import types
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,24 +22,20 @@ from random import Random
 
 import pandas as pd
 import torch
-from PIL import Image
 
 from bench import mutations
+from bench.hostile_files import CIRCO, CIRR, DRESS, IDS, PICTURES, ROOT, write_seeds
 from searle_lib.data import benchmarks, images
+from searle_lib.evaluation import other_models
 from searle_lib.fti4cir import captions
 from searle_lib.miniworld import writers
 from searle_lib.releases import fti4cir_file, pic2word_file, searle_files
-from searle_lib.searle import concepts, phi
-from searle_lib.servers import predictions, scoring
+from searle_lib.searle import concepts
+from searle_lib.servers import predictions, scoring, vectors
 from searle_lib.study import parameters
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("REAL_DATA", ROOT.parent / "shared" / "data"))
-KNOWN = Path(os.environ.get("KNOWN_ANSWERS", ROOT.parent / "shared" / "known_answers"))
 TIMEOUT = 10  # seconds an input
 MEMORY = 2 << 30  # bytes an input, beyond what the process has
-ENTRIES = 40  # of a real caption file
-IDS = [f"ILSVRC2012_test_{number:08d}" for number in range(1, 25)]
 SIZES = writers.Sizes(6, 20, 4, 2, 8, 4, 90, 24)
 Mutation = Callable[[Random, bytes], bytes]
 
@@ -72,9 +63,21 @@ def _load(folder: Path, dataset: str, split: str) -> None:
 
 
 def _score(folder: Path, dataset: str, file: str, category: str | None = None) -> None:
-    metrics = scoring.score(folder / file, dataset, folder, category)["metrics"]
+    _check_range(scoring.score(folder / file, dataset, folder, category)["metrics"])
+
+
+def _check_range(metrics: dict) -> None:
     if not all(0 <= value <= 100 for value in metrics.values()):
         raise AssertionError(f"a metric is out of range: {metrics}")
+
+
+def _vectors(folder: Path, ending: str) -> None:
+    places = [folder / f"{name}.{ending}" for name in ("queries", "gallery")]
+    _check_range(scoring.report(vectors.evaluate(*places, "circo", folder))["metrics"])
+
+
+def _model(folder: Path) -> None:
+    other_models.read_all(["model"], ["Image-only"], folder)
 
 
 def _parameters(folder: Path) -> None:
@@ -97,24 +100,36 @@ def _image(folder: Path, name: str) -> None:
         images.to_pixels(images.read(folder / name), 32, preprocess)
 
 
-_CIRR = ("CIRR/cirr/captions/cap.rc2.val.json", "CIRR/cirr/image_splits/split.rc2.val.json")
-_CIRCO = ("CIRCO/annotations/val.json", "CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json")
-_DRESS = ("FashionIQ/captions/cap.dress.val.json", "FashionIQ/image_splits/split.dress.val.json")
-_PICTURES = ("pictures/x.png", "pictures/x.jpg", "pictures/x.webp", "pictures/x.gif", "pictures/grey.png")
 READERS = {
-    "FashionIQ": Reader(_DRESS, mutations.mutate_json, lambda folder: _load(folder, "fashioniq", "val")),
-    "CIRR": Reader(_CIRR, mutations.mutate_json, lambda folder: _load(folder, "cirr", "val")),
-    "CIRCO": Reader(_CIRCO, mutations.mutate_json, lambda folder: _load(folder, "circo", "val")),
+    "FashionIQ": Reader(DRESS, mutations.mutate_json, lambda folder: _load(folder, "fashioniq", "val")),
+    "CIRR": Reader(CIRR, mutations.mutate_json, lambda folder: _load(folder, "cirr", "val")),
+    "CIRCO": Reader(CIRCO, mutations.mutate_json, lambda folder: _load(folder, "circo", "val")),
     "score, CIRR": Reader(
-        ("cirr.json", *_CIRR), mutations.mutate_json, lambda folder: _score(folder, "cirr", "cirr.json")
+        ("cirr.json", *CIRR), mutations.mutate_json, lambda folder: _score(folder, "cirr", "cirr.json")
     ),
     "score, CIRCO": Reader(
-        ("circo.json", *_CIRCO), mutations.mutate_json, lambda folder: _score(folder, "circo", "circo.json")
+        ("circo.json", *CIRCO), mutations.mutate_json, lambda folder: _score(folder, "circo", "circo.json")
     ),
     "score, FashionIQ": Reader(
-        ("dress.json", *_DRESS),
+        ("dress.json", *DRESS),
         mutations.mutate_json,
         lambda folder: _score(folder, "fashioniq", "dress.json", "dress"),
+    ),
+    "score, TREC": Reader(
+        ("circo.trec",), mutations.mutate_lines, lambda folder: _score(folder, "circo", "circo.trec")
+    ),
+    "score, .npz": Reader(
+        ("queries.npz", "gallery.npz"), mutations.mutate_archive, lambda folder: _vectors(folder, "npz")
+    ),
+    "score, .safetensors": Reader(
+        ("queries.safetensors", "gallery.safetensors"),
+        mutations.mutate_bytes,
+        lambda folder: _vectors(folder, "safetensors"),
+    ),
+    "scores of a model": Reader(
+        ("model/circo-val.json", "model/circo-val-scores.parquet", "model/circo-val-rankings.parquet"),
+        mutations.mutate_bytes,
+        _model,
     ),
     "validate": Reader(
         ("cirr.json", "circo.json"),
@@ -162,94 +177,9 @@ READERS = {
     ),
     **{
         name: Reader((name,), mutations.mutate_image, lambda folder, name=name: _image(folder, name))
-        for name in _PICTURES
+        for name in PICTURES
     },
 }
-
-
-def write_seeds(folder: Path, world: Path) -> Path:
-    """Write whole files for every reader below a folder, from a drawn world and the real files that are at hand."""
-    shutil.copytree(
-        world, folder, ignore=shutil.ignore_patterns("models", "images", "unlabeled2017", "dev", "test", "test1")
-    )
-    _shorten_real_files(folder)
-    shutil.copy(ROOT / "params" / "mini.yaml", folder)
-    (folder / "empty.yaml").write_text("")
-    (folder / "names.csv").write_text("LabelName,DisplayName\n" + "".join(f"/m/{n},Name {n}\n" for n in range(30)))
-    near = pd.DataFrame([[image, *(f"Name {(row + n) % 30}" for n in range(5))] for row, image in enumerate(IDS)])
-    near.to_csv(folder / "near.csv", index=False, header=["Image Name", *map(str, range(1, 6))])
-    pairs = [{"img_id": image[-8:], "subject": "a dog", "attribute": "on a chair"} for image in IDS]
-    (folder / "blip_pairs.json").write_text(json.dumps(pairs))
-    phrases = {f"Name {n}": [f"a photo of Name {n} that is {word}" for word in ("big", "é")] for n in range(30)}
-    (folder / "phrases.pkl").write_bytes(pickle.dumps(phrases))
-    with zipfile.ZipFile(folder / "phrases.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("GPTNeo27B/concept_to_phrases.pkl", pickle.dumps(phrases))
-    searle_files.write_tokens(folder / "exp", IDS, torch.randn(24, 6), torch.randn(24, 6), {})
-    searle_files.write_phi(folder / "phi.pt", 3, phi.Phi(8, 8).state_dict())
-    parts = {"weight": torch.randn(8, 8), "bias": torch.randn(8)}
-    layers = ("layers.0.0", "layers.1.0", pic2word_file.OUTPUT)
-    network = {f"module.{layer}.{part}": value for layer in layers for part, value in parts.items()}
-    torch.save({"epoch": 30, "name": "x", "state_dict": {}, pic2word_file.KEY: network}, folder / "pic2word.pt")
-    known = KNOWN / "phi_3.pt"
-    shutil.copy(known if known.is_file() else folder / "phi.pt", folder / "phi_3.pt")
-    _write_module(folder / "module.pth")
-    (folder / "pictures").mkdir()
-    picture = Image.effect_noise((60, 40), 90)
-    for name in _PICTURES:
-        (picture if "grey" in name else picture.convert("RGB")).save(folder / name)
-    _write_predictions(folder)
-    return folder
-
-
-def _shorten_real_files(folder: Path) -> None:
-    """Put the first entries of real caption files, and their whole image lists, in the place of the drawn ones."""
-    for captions_file, image_list in (_DRESS, _CIRR, (_CIRCO[0], None)):
-        if not (REAL / captions_file).is_file():
-            continue
-        entries = json.loads((REAL / captions_file).read_text())[:ENTRIES]
-        (folder / captions_file).write_text(json.dumps(entries))
-        if image_list:
-            shutil.copy(REAL / image_list, folder / image_list)
-            (folder / image_list).chmod(0o644)
-        else:
-            ids = {i for entry in entries for i in (entry["reference_img_id"], *entry["gt_img_ids"])}
-            ids |= set(range(1, 60))
-            listed = [{"id": number, "file_name": f"{number:012d}.jpg"} for number in sorted(ids)]
-            (folder / _CIRCO[1]).write_text(json.dumps({"images": listed}))
-            (folder / "CIRCO/annotations/test.json").unlink()
-
-
-def _write_predictions(folder: Path) -> None:
-    """Write perfect predictions, as far as fifty images are."""
-    (cirr,), (circo,) = (benchmarks.load(dataset, folder, "val") for dataset in ("cirr", "circo"))
-    dress = benchmarks.load("fashioniq", folder, "val")[0]
-
-    def lists(benchmark: benchmarks.Benchmark) -> list[list[str]]:
-        rows = []
-        for query in benchmark.queries.itertuples():
-            best = dict.fromkeys([*query.ground_truths, *query.group, *benchmark.gallery["image"]])
-            best.pop(query.reference, None)
-            rows.append(list(best)[:50])
-        return rows
-
-    head = {"version": "rc2", "metric": "recall"}
-    (folder / "cirr.json").write_text(json.dumps(head | dict(zip(cirr.queries["query"], lists(cirr), strict=True))))
-    ids = [[int(image) for image in row] for row in lists(circo)]
-    (folder / "circo.json").write_text(json.dumps(dict(zip(circo.queries["query"], ids, strict=True))))
-    entries = json.loads((folder / _DRESS[0]).read_text())
-    ranked = [entry | {"ranking": row} for entry, row in zip(entries, lists(dress), strict=True)]
-    (folder / "dress.json").write_text(json.dumps(ranked))
-
-
-def _write_module(path: Path) -> None:
-    """Write a small module under the name of one of the authors' modules."""
-    authors = types.ModuleType("i2t_model")
-    authors.Network = type("Network", (torch.nn.Module,), {"__module__": "i2t_model"})
-    sys.modules["i2t_model"] = authors
-    module = authors.Network()
-    module.first, module.norm = torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)
-    torch.save(module, path)
-    del sys.modules["i2t_model"]
 
 
 def attack(seeds: Path, inputs: int, seed: int = 0) -> pd.DataFrame:

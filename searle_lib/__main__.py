@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     command("shards", _shards, help_text, params, changes, part, of)
     command("check", _check, "check everything that a study needs before anything is computed", params, changes)
     command("submit", _submit, "write a study's rankings as files for the test servers", params, changes)
-    command("export", _export, "write a study's φ and OTI tokens in the authors' format", params, changes, folder)
+    help_text = "write a study's φ and OTI tokens in the authors' format, or its rankings in TREC's"
+    exporting = command("export", _export, help_text, params, changes, folder)
+    exporting.add_argument("--trec", action="store_true", help="write rankings as run files, and targets as qrels")
     action = (["action"], {"choices": ["list", "prune"], "help": "prune removes what no study's record names"})
     yes = (["--yes"], {"action": "store_true", "help": "remove without asking"})
     help_text = "list the store's artefacts by study, or remove those that no study's record names"
@@ -87,8 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--tolerance", type=float, metavar="POINTS", help=help_text)
     dataset = (["--dataset"], {"required": True, "help": "fashioniq, cirr, circo, or a CSV file of your own"})
     category = (["--category"], {"choices": ["dress", "shirt", "toptee"], "help": "of FashionIQ"})
-    help_text = "print the validation metrics of a file, in percent, as JSON"
-    command("score", _score, help_text, file, dataset, data, category)
+    help_text = "print the validation metrics of a model's predictions or vectors, in percent, as JSON"
+    scoring = command("score", _score, help_text, dataset, data, category)
+    scoring.add_argument("file", type=Path, nargs="?", help="a file of predictions, or a TREC run")
+    for noun in ("queries", "gallery"):
+        help_text = f"a .safetensors or .npz with the vectors and the ids of the {noun}"
+        scoring.add_argument(f"--{noun}", type=Path, metavar="FILE", help=help_text)
+    scoring.add_argument("--name", help="the model's name, where a study compares it")
+    help_text = "the model's folder; a study with it in other_models compares the model"
+    scoring.add_argument("--to", type=Path, metavar="FOLDER", help=help_text)
     picture = (["image"], {"type": Path, "help": "an image file, the reference"})
     sentence = (["caption"], {"help": 'how the target differs from it, such as "is red"'})
     asking = command(
@@ -164,7 +173,7 @@ def _export(options: argparse.Namespace) -> int:
 
     values, study = _read_study(options)
     run.require_same_values(study, "06_retrieval", values, options.params)
-    for path in export.export(study, options.to):
+    for path in (export.export_rankings if options.trec else export.export)(study, options.to):
         print(path)
     return 0
 
@@ -255,10 +264,25 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from searle_lib.servers import scoring
+    from searle_lib.evaluation import other_models
+    from searle_lib.servers import scoring, vectors
 
-    metrics = scoring.score(options.file, options.dataset, options.data_root, options.category)
-    print(json.dumps(metrics, indent=1))
+    pair, rest = [options.queries, options.gallery], (options.dataset, options.data_root, options.category)
+    if (options.file is None) != all(pair) or any(pair) != all(pair):
+        raise ValueError("score takes a file of predictions, or both --queries and --gallery; name what you have.")
+    if (options.name is None) != (options.to is None):
+        raise ValueError("--name and --to belong together; add the other one.")
+    if options.to:
+        other_models.require_name(options.to, options.name)
+    if options.file:
+        evaluation = scoring.evaluate(options.file, *rest, options.name or "")
+    else:
+        evaluation = vectors.evaluate(*pair, *rest, options.name or "")
+    for note in evaluation.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if options.to:
+        other_models.add(options.to, options.name, evaluation, [options.file] if options.file else pair)
+    print(json.dumps(scoring.report(evaluation), indent=1))
     return 0
 
 

@@ -18,7 +18,7 @@ from searle_lib.__main__ import main
 
 OPTIONAL = (
     *("comet_ml", "faiss", "ipywidgets", "ir_measures", "jupyterlab"),
-    *("open_clip", "playwright", "ray", "spacy", "timm"),
+    *("open_clip", "playwright", "ray", "repro_eval", "spacy", "timm"),
 )
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]

@@ -19,7 +19,7 @@ from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
 from searle_lib.data.protocols import PROTOCOLS, dataset_name, protocol_of
-from searle_lib.evaluation import indexes
+from searle_lib.evaluation import indexes, other_models
 from searle_lib.evaluation.methods import Method, by_name, network_files
 from searle_lib.fti4cir import captions, network
 from searle_lib.releases import folders, searle_files
@@ -90,6 +90,24 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
             return
         published = IMAGENET_SIZE if real else None
         yield check_images(study, IMAGENET, unlabeled, published, policy, workers)
+
+
+def check_other_models(values: Mapping, study: Study) -> Iterator[Finding]:
+    """Check that other models answer the queries of the study, with images of its galleries."""
+    models = other_models.read_all(values["other_models"], values["methods"], study.root)
+    try:
+        splits = _complete_splits(values, study) if models else {}
+    except (FileNotFoundError, ValueError):  # a problem of the data, which `check_data` states
+        return
+    loaded = [benchmark for of_split in splits.values() for benchmark in of_split]
+    for model in models:
+        try:
+            evaluated, notes = other_models.select(model, loaded)
+        except ValueError as problem:
+            yield Finding(model.name, "", "not usable", (str(problem),))
+        else:
+            names = ", ".join(part.benchmark for part in evaluated.parts)
+            yield Finding(model.name, "", f"scores of {names}", notes=tuple(notes))
 
 
 def check_images(
@@ -210,13 +228,19 @@ def _lists_to_invert(values: Mapping, study: Study) -> dict[str, list[str]]:
     lists = {}
     root, policy, workers = data_root(values, study), values["missing_images"], values["workers"]
     if plan.uses_oti(values["methods"]):
-        splits = benchmarks.load_all(values["datasets"], root, values["evaluate"], values["fashioniq_gallery"])
-        splits = readable.drop_incomplete_queries(study.store, splits, policy, workers)
+        splits = _complete_splits(values, study)
         lists = {f"{n}/references": list(benchmarks.reference_table(loaded)["image"]) for n, loaded in splits.items()}
     if plan.trains_phi(values["methods"], values["phi_checkpoint"]):
         table = readable.drop_unreadable(study.store, IMAGENET, annotations.imagenet(root), policy, workers)
         lists[IMAGENET] = list(table["image"])
     return lists
+
+
+def _complete_splits(values: Mapping, study: Study) -> dict[str, list[Benchmark]]:
+    """Return the benchmarks of every split, as 02_concepts will keep them."""
+    root = data_root(values, study)
+    splits = benchmarks.load_all(values["datasets"], root, values["evaluate"], values["fashioniq_gallery"])
+    return readable.drop_incomplete_queries(study.store, splits, values["missing_images"], values["workers"])
 
 
 def _inverts(values: Mapping) -> bool:

@@ -28,6 +28,7 @@ def report(values: Mapping, study: Study) -> int:
     results += findings.check_models(values, study, clip)
     results += findings.check_user_files(values, study, clip)
     results += findings.check_data(values, study)
+    results += findings.check_other_models(values, study)
     console.print(_findings_table(results))
     problems = list(dict.fromkeys(problem for finding in results for problem in finding.problems))
     problems += _print_estimates(values, study, clip, console, complete=not problems)

@@ -18,6 +18,7 @@ from searle_lib.store.artefacts import atomic_write
 
 COLUMNS = ["study", "dataset", "split", "category", "method", "backbone", "metric", "value", "ci_low", "ci_high"]
 AVERAGE = "average"
+UNSTATED = "unstated"  # the backbone of a model that others trained, here and in the numbers of papers
 MAIN = (  # dataset, split, category, metric of the numbers that papers lead with
     ("FashionIQ", "val", AVERAGE, "R@10"),
     ("FashionIQ", "val", AVERAGE, "R@50"),
@@ -94,7 +95,14 @@ def summarise(
     if not tables:
         raise ValueError("there are no scores to summarise; run 06_retrieval with validation in evaluate.")
     results = pd.concat(tables, ignore_index=True).assign(study=study, backbone=provenance["backbone"])
+    results.loc[results["method"].isin(other_models(results, provenance)), "backbone"] = UNSTATED
     return results[[*COLUMNS, "queries", "evaluated_on"]].round({"value": 4, "ci_low": 4, "ci_high": 4})
+
+
+def other_models(table: pd.DataFrame, provenance: dict) -> list[str]:
+    """Return the names in a table of results that are no methods of the study, but models that others trained."""
+    names = table["method"].unique()
+    return [name for name in names if name not in provenance.get("ranked", names)]
 
 
 def evaluated_on(dataset: str, split: str, sizes: dict[str, dict], category: str = "") -> str:
@@ -183,7 +191,10 @@ def paper_table(results: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame
 
 
 def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resampled]:
-    """Yield the means and their draws for every data set, split and category. Raises as `summarise` does."""
+    """Yield the means and their draws for every data set, split and category. Raises as `summarise` does.
+
+    The average follows if the scores have all categories of a data set with several.
+    """
     for (dataset, split), of_split in scores.groupby(["dataset", "split"], sort=False):
         samples = {
             category: _resample(of_category, dataset, split, category, resamples, seed)
@@ -191,7 +202,7 @@ def resample(scores: pd.DataFrame, resamples: int, seed: int) -> Iterator[Resamp
         }
         yield from samples.values()
         categories = protocol_titled(dataset).categories
-        if len(categories) > 1:
+        if len(categories) > 1 and samples.keys() >= set(categories):
             yield _average([samples[category] for category in categories])
 
 

@@ -20,7 +20,7 @@ from searle_lib.store.records import Study
 
 ENTRY_POINTS = "searle_lib.methods"  # the group of an installed package's methods
 MAX_FILE = 1 << 20
-FURTHER_COLOURS = ("#783cf6", "#726cfc", "#c6782a")  # of methods of one's own, in the study's order
+FURTHER_COLOURS = ("#783cf6", "#726cfc", "#c6782a")  # of methods of one's own, and of other models
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,13 @@ def own_sha256(methods: Sequence[str], root: Path) -> list[str]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return the colour of each method by name; those of one's own take FURTHER_COLOURS in order."""
-    own: dict[str, str] = {}
-    for name in names:
-        if name not in METHODS:
-            own.setdefault(name, FURTHER_COLOURS[len(own) % len(FURTHER_COLOURS)])
-    return {name: method.colour for name, method in METHODS.items()} | own
+    """Return the colour of each method by name; other names take FURTHER_COLOURS in the order of the alphabet.
+
+    Tables differ in their order, as other models may lack data sets; so pass all names of a study.
+    """
+    others = sorted({name for name in names if name not in METHODS})
+    further = {name: FURTHER_COLOURS[place % len(FURTHER_COLOURS)] for place, name in enumerate(others)}
+    return {name: method.colour for name, method in METHODS.items()} | further
 
 
 def _own(text: str, root: Path) -> tuple[str, Method]:

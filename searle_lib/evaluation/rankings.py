@@ -227,7 +227,7 @@ def index_notes(rankings: pd.DataFrame) -> dict[str, str]:
     if "recall" not in rankings:
         return {}
     recalls: dict[str, list[str]] = {}
-    facts = rankings[["dataset", "split", "category", "method", "recall"]].drop_duplicates()
+    facts = rankings[["dataset", "split", "category", "method", "recall"]].dropna().drop_duplicates()
     for *benchmark, method, recall in facts.itertuples(index=False):
         recalls.setdefault(name_of(*benchmark), []).append(f"{method} {100 * recall:.1f} %")
     text = f"ranked by a FAISS index, recall@{DEPTH} against exact search:"

@@ -5,6 +5,7 @@ has rankings only.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from searle_lib.backbone.model import clip_facts
 from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import Benchmark
 from searle_lib.evaluation import metrics
+from searle_lib.evaluation.other_models import OtherModel
 from searle_lib.evaluation.rankings import Rankings, index_notes, ranking_table
 from searle_lib.store.code import code_digest
 from searle_lib.store.records import Study
@@ -24,24 +26,29 @@ SCORES = ["dataset", "split", "category", "method", "query", "metric", "value"]
 
 
 def keep_scores(
-    study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]]
+    study: Study, evaluated: list[tuple[Benchmark, dict[str, Rankings]]], models: Sequence[OtherModel] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores and the rankings of every query, as `read_scores` does, and keep them for 07_results.
 
     Args:
         study: the study, in notebook 06_retrieval.
         evaluated: each benchmark with its rankings by method.
+        models: what other models have of these benchmarks; their rows follow those of the methods.
     """
     runs = [
         (benchmark, rankings, method) for benchmark, by_method in evaluated for method, rankings in by_method.items()
     ]
     facts = {name: path for name, path in study.made.items() if name.startswith("rankings/")}
     facts |= {"code": code_digest(score_queries, ranking_table)}
+    facts |= {"models": [model.sha256 for model in models]} if models else {}
+    parts = [(part, model.name) for model in models for part in model.parts]
 
     def make(folder: Path) -> None:
-        scores = [score_queries(*run) for run in runs if run[0].is_scored] or [pd.DataFrame(columns=SCORES)]
+        scores = [score_queries(*run) for run in runs if run[0].is_scored]
+        scores += [part.scores.assign(method=name) for part, name in parts if len(part.scores)]
         rankings = [ranking_table(*run) for run in runs]
-        for name, tables in (("scores", scores), ("rankings", rankings)):
+        rankings += [part.rankings.assign(method=name) for part, name in parts if len(part.rankings)]
+        for name, tables in (("scores", scores or [pd.DataFrame(columns=SCORES)]), ("rankings", rankings)):
             pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
 
     return study.keep("scores", facts, make).read(_load_scores)
@@ -70,8 +77,9 @@ def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
 
     Keys: world, backbone (CLIP's name), clip_sha256, and sizes. `sizes` holds for each benchmark the number of queries
     and of gallery images in the study ("size") and in the data set ("full_size"), and both in words ("evaluated_on").
-    With the `rankings` of `read_scores` these words also say what an approximate index found, and "settings" holds the
-    settings that 06_retrieval chose, by the split that they were chosen on and the method.
+    With the `rankings` of `read_scores` these words also say what an approximate index found, "settings" holds the
+    settings that 06_retrieval chose, by the split that they were chosen on and the method, and "ranked" the methods by
+    which it ranked: other models are not among them.
     """
     clip, notes = clip_facts(study), {} if rankings is None else index_notes(rankings)
     settings = {} if rankings is None else study.artefacts("06_retrieval", "settings")
@@ -81,6 +89,7 @@ def provenance(study: Study, rankings: pd.DataFrame | None = None) -> dict:
         "clip_sha256": clip["sha256"],
         "settings": {name: artefact.read(load_setting) for name, artefact in settings.items()},
         "sizes": {b.name: _size(b, notes.get(b.name, "")) for b in benchmarks.read(study)},
+        **({} if rankings is None else {"ranked": _ranked(study)}),
     }
 
 
@@ -112,6 +121,11 @@ def metric(name: str, rankings: Rankings) -> Tensor:
     if kind == "Rsubset":
         return metrics.recall_at(rankings.subset, int(k))
     return metrics.average_precision_at(rankings.truths, int(k))
+
+
+def _ranked(study: Study) -> set[str]:
+    """The methods of the rankings that 06_retrieval made."""
+    return {name.rpartition("/")[2] for name in study.read("06_retrieval").made if name.startswith("rankings/")}
 
 
 def _by_aspect(benchmark: Benchmark, long: pd.DataFrame) -> pd.DataFrame:

@@ -132,7 +132,8 @@ function answer(query, method) { // what a method says about its target, and its
   const names = query.names[method].join(", ");
   if (names) lines.push(element("p", {class: "quiet"}, `pseudo-word near: ${names}`));
   const images = query.best[method].map((image, place) => {
-    const role = `rank ${place + 1} of ${name}, score ${(query.scores[method][place] / 1000).toFixed(3)}`;
+    const score = query.scores[method][place]; // a file of predictions has none
+    const role = `rank ${place + 1} of ${name}` + (score === undefined ? "" : `, score ${(score / 1000).toFixed(3)}`);
     if (query.truths.includes(image)) return imageButton(image, `${role}, a target`, "hit");
     if (image === query.reference) return imageButton(image, `${role}, the reference itself`, "self");
     return imageButton(image, role);

@@ -64,7 +64,8 @@ def data(
     """Return what the page shows, as plain lists: methods, images (id and path, each once) and queries.
 
     A query names an image by its place in `images`. Its lists over methods are in the order of `methods`. Ranks start
-    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or an index no rank of it.
+    at 1; scores are in thousandths. The rank is None if a method has no ranking of a query, or a list or an index no
+    rank of it. A model without scores has an empty list of them.
 
     Args:
         benchmarks: those of the study; splits with secret targets are left out.
@@ -77,7 +78,7 @@ def data(
     scored = [benchmark for benchmark in benchmarks if benchmark.is_scored]
     rows = draw(scored, limit, seed)
     methods = list(dict.fromkeys(rankings["method"]))
-    colours = all_methods.colours(methods)
+    colours = all_methods.colours([*methods, *scores["method"].unique()])
     queries = _queries(scored, rows, rankings)
     answers = _answers(queries, scores, rankings, names)
     places: dict[tuple[str, str], int] = {}  # by data set and image id, in order of first use

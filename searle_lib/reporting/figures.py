@@ -72,13 +72,13 @@ def loss_curves(history: pd.DataFrame, columns: Mapping[str, str], x: str = "ste
 
 def chart(results: pd.DataFrame, panels: Sequence[tuple[str, str, str, str]]) -> Chart:
     """Plot bars with 95 % intervals and values, one figure for each (dataset, split, category, metric)."""
-    figures, texts = [], []
+    figures, texts, colours = [], [], methods.colours(results["method"])
     keys = results[["dataset", "split", "category", "metric"]]
     for panel in panels:
         rows = results[keys.eq(list(panel)).all(axis=1)]
         dataset, split, category, metric = panel
         title = f"{dataset} {split}\n{metric}{f', {category}' if category == AVERAGE else ''}, %"
-        figures.append(_bars(rows, title))
+        figures.append(_bars(rows, title, colours))
         texts.append(f"{title}: {_listing(rows)}.".replace("\n", ", "))
     return Chart(figures, texts)
 
@@ -88,20 +88,14 @@ def groups(table: pd.DataFrame) -> Chart:
 
     `table` is one of `breakdowns`, with columns dataset, group, queries, method, metric, value, ci_low and ci_high.
     """
-    figures, texts = [], []
-    limits = table.groupby("dataset")["ci_high"].max()
-    for (dataset, group, metric), rows in table.groupby(["dataset", "group", "metric"], sort=False):
-        title = f"{dataset}, {group.replace('_', ' ')}\n{metric}, %, {rows['queries'].iloc[0]:,} queries"
-        figures.append(_bars(rows, title, limits[dataset]))
-        texts.append(f"{title}: {_listing(rows)}.".replace("\n", ", "))
-    return Chart(figures, texts)
+    return _group_bars(table, methods.colours(table["method"]))
 
 
 def aspects(results: pd.DataFrame) -> Chart:
     """Plot CIRCO's mAP@10 by semantic aspect, and own data sets by category, from `intervals.summarise`'s results."""
     table = breakdowns.by_category(results)
     shared = [title for title in table["dataset"].unique() if len(protocol_titled(title).categories) == 1]
-    return groups(table[table["dataset"].isin(shared)])
+    return _group_bars(table[table["dataset"].isin(shared)], methods.colours(results["method"]))
 
 
 def composition(classes: pd.DataFrame) -> HTML:
@@ -130,9 +124,8 @@ def composition(classes: pd.DataFrame) -> HTML:
 
 def recall_curves(table: pd.DataFrame) -> Chart:
     """Plot recall over k, one figure for each data set; `table` is what `breakdowns.recall_curves` returns."""
-    figures, texts = [], []
+    figures, texts, colours = [], [], methods.colours(table["method"])
     for dataset, rows in table.groupby("dataset", sort=False):
-        colours = methods.colours(rows["method"])
         curves = {method: curve.set_index("k")["value"] for method, curve in rows.groupby("method", sort=False)}
         with _canvas(2.5, 2.6, f"{dataset}\nrecall at k, %") as (figure, axes):
             for number, (method, curve) in enumerate(curves.items()):
@@ -180,11 +173,21 @@ def save(drawing: Chart, path: Path) -> Chart:
     return drawing
 
 
-def _bars(rows: pd.DataFrame, title: str, limit: float | None = None) -> Figure:
+def _group_bars(table: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
+    figures, texts = [], []
+    limits = table.groupby("dataset")["ci_high"].max()
+    for (dataset, group, metric), rows in table.groupby(["dataset", "group", "metric"], sort=False):
+        title = f"{dataset}, {group.replace('_', ' ')}\n{metric}, %, {rows['queries'].iloc[0]:,} queries"
+        figures.append(_bars(rows, title, colours, limits[dataset]))
+        texts.append(f"{title}: {_listing(rows)}.".replace("\n", ", "))
+    return Chart(figures, texts)
+
+
+def _bars(rows: pd.DataFrame, title: str, colours: Mapping[str, str], limit: float | None = None) -> Figure:
     """Plot a horizontal bar, its interval and its value for each row; `limit` ends the axis."""
     values, limit = rows["value"].to_numpy(), limit or rows["ci_high"].max()
     with _canvas(2.5, 0.75 + 0.21 * len(rows), title) as (figure, axes):
-        axes.barh(rows["method"], values, color=rows["method"].map(methods.colours(rows["method"])), height=0.68)
+        axes.barh(rows["method"], values, color=rows["method"].map(colours), height=0.68)
         spans = np.clip([values - rows["ci_low"], rows["ci_high"] - values], 0, None)
         axes.errorbar(values, range(len(rows)), xerr=spans, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for number, (value, high) in enumerate(zip(values, rows["ci_high"], strict=True)):

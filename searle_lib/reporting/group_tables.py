@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from searle_lib.reporting import templates
+from searle_lib.reporting.formats import EMPTY
 
 NOTHING = "Nothing to show: this study has no queries with public targets, or lacks Image-only or Text-only."
 
@@ -21,6 +22,7 @@ def by_group(table: pd.DataFrame, property_name: str) -> HTML:
     values, low, high = (_by_method(table, name) for name in ("value", "ci_low", "ci_high"))
     cells = values.map("<span>{:.1f}</span>".format)
     cells += low.map("<small>{:.1f}–".format) + high.map("{:.1f}</small>".format)
+    cells = cells.where(values.notna(), f"<span>{EMPTY}</span>")  # a model may lack a data set
     marks = values.round(1).eq(values.round(1).max(axis=1), axis=0).map({True: "best", False: ""}.get)
     return _show(f"By {property_name}", cells, marks, "Percent; below each mean its 95 % interval. Best bold.")
 
@@ -37,6 +39,7 @@ def gaps(table: pd.DataFrame) -> HTML:
     difference, low, high = (_by_method(hits, name) for name in ("difference", "low", "high"))
     cells = difference.map("<span>{:+.1f}</span>".format)
     cells += low.map("<small>{:+.1f} to ".format) + high.map("{:+.1f}</small>".format)
+    cells = cells.where(difference.notna(), f"<span>{EMPTY}</span>")
     marks = (low > 0).map({True: "best", False: ""}.get)
     metric = hits["metric"].iloc[0]
     note = (

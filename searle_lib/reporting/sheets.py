@@ -108,11 +108,12 @@ def _queries(benchmark: Benchmark, rows: list[int], answers: dict[str, dict[str,
 def _images(method: str, answer: dict, targets: list[str], paths: dict, depth: int) -> list[dict]:
     """Return the path, the mark and the label of a method's best images for one query."""
     default = "miss" if targets else ""  # secret targets leave every image unmarked
-    images = []
-    for rank, (image, score) in enumerate(zip(answer["best"][:depth], answer["scores"][:depth], strict=True), 1):
+    images, scores = [], answer["scores"]  # another model's lists may have no scores
+    for rank, image in enumerate(answer["best"][:depth], 1):
         mark = "hit" if image in targets else default
         suffix = f", {mark}" if mark else ""
-        label = f"{method}, rank {rank}{suffix}\nscore {score:.3f}\n{image}"
+        score = f"score {scores[rank - 1]:.3f}\n" if len(scores) else ""
+        label = f"{method}, rank {rank}{suffix}\n{score}{image}"
         images.append({"path": paths[image], "mark": mark, "label": label})
     return images
 

@@ -15,10 +15,12 @@ from IPython.display import HTML
 from searle_lib.evaluation import tuning
 from searle_lib.evaluation.intervals import (
     TITLES,
+    UNSTATED,
     aspects,
     evaluated_on,
     main_panels,
     name_of_title,
+    other_models,
     paper_table,
     protocol_titled,
     published_numbers,
@@ -112,7 +114,7 @@ def _by_method(results: pd.DataFrame, dataset: str, split: str, provenance: dict
     conditions = _conditions(results, dataset, split, provenance)
     cells = _cells(*bounds, _marks(bounds[0]), ties).rename(columns=_groups_of(dataset), level=0)
     own = Section("study", _heading(results, provenance), _rows(cells), [conditions] * len(cells))
-    differences = _differences(bounds, dataset, split, provenance)
+    differences = _differences(bounds, dataset, split, provenance, other_models(results, provenance))
     note = _legend("queries", "column") + _tie_legend([_column(dataset, *c) for c in tested]) + f" {conditions}."
     if provenance["world"] == "real" and not differences and dataset in TITLES:
         note += f" No difference is shown: no published number is of {dataset} {split}, this gallery and this CLIP."
@@ -139,8 +141,18 @@ def _by_aspect(results: pd.DataFrame, dataset: str, split: str, provenance: dict
     return Table(f"{dataset}-aspects", title, noun, [own], note)
 
 
-def _differences(bounds: Sequence[pd.DataFrame], dataset: str, split: str, provenance: dict) -> list[Section]:
-    """Return how far a real-data study is from the published values of the same method, CLIP, split and gallery."""
+def _differences(
+    bounds: Sequence[pd.DataFrame], dataset: str, split: str, provenance: dict, others: Sequence[str]
+) -> list[Section]:
+    """Return how far a real-data study is from the published values of the same method, CLIP, split and gallery.
+
+    Args:
+        bounds: values, and the bounds of their intervals: one row per method.
+        dataset: the title.
+        split: as in "val".
+        provenance: what `scores.provenance` returns.
+        others: the rows of other models, which have no CLIP in common with a paper.
+    """
     backbone, own = provenance["backbone"], bounds[0]
     if provenance["world"] != "real" or "union gallery" in evaluated_on(dataset, split, provenance["sizes"]):
         return []
@@ -153,7 +165,7 @@ def _differences(bounds: Sequence[pd.DataFrame], dataset: str, split: str, prove
     )
     published = numbers.pivot(index="method", columns=["category", "metric"], values="value")
     published = published.reindex(index=names, columns=own.columns).set_axis(own.index)
-    rows = published.notna().any(axis=1)
+    rows = published.notna().any(axis=1) & ~own.index.isin(others)
     if not rows.any():
         return []
     cells = _rows(
@@ -177,7 +189,7 @@ def _papers(dataset: str, columns: pd.MultiIndex, world: str) -> Iterator[Sectio
         of_row = papers.groupby(["method", "backbone"])["paper"].unique()[values.index]
         cells = _cells(values.reindex(columns=columns)).rename(columns=_groups_of(dataset), level=0)
         cells.index = pd.MultiIndex.from_tuples(
-            (method, backbone.replace("unstated", "backbone unstated"), str(sorted(map(reference.get, names))))
+            (method, backbone.replace(UNSTATED, "backbone unstated"), str(sorted(map(reference.get, names))))
             for (method, backbone), names in of_row.items()
         )
         remarks = [
@@ -253,6 +265,8 @@ def _conditions(results: pd.DataFrame, dataset: str, split: str, provenance: dic
         PROTOCOL_NOTES.get(dataset, OWN_NOTE),
         f"CLIP {provenance['backbone']} (sha256 of its weights {provenance['clip_sha256'][:8]}…)",
     ]
+    others = ", ".join(other_models(rows, provenance))
+    parts += [f"scored from files, backbone {UNSTATED}: {others}"] if others else []
     parts += [f"images preprocessed by {provenance['preprocess']}"] if "preprocess" in provenance else []
     return "; ".join([*parts, *_settings(rows["method"].unique(), f"{name_of_title(dataset)}/{split}", provenance)])
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from searle_lib.data import annotations, own_data
-from searle_lib.data.benchmarks import load, read_tables
-from searle_lib.data.protocols import PROTOCOLS, Protocol, protocol_of
+from searle_lib.data.benchmarks import Benchmark, load, read_tables
+from searle_lib.data.protocols import PROTOCOLS, Protocol, name_of
 from searle_lib.evaluation import rankings
 from searle_lib.servers.submissions import SUBSET
 from searle_lib.store.reading import FileRefused, printable, read_json, reads
@@ -44,28 +44,39 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Task:
-    """The split that a file predicts, and what its lists may hold.
+    """The benchmark that a file predicts, and what its lists may hold.
 
     Args:
-        dataset: fashioniq, cirr, circo, or the name of an own data set.
-        split: as in "val".
+        benchmark: the benchmark; its gallery is empty if the list of images is absent.
         metric: the file's metric for CIRR, else "".
-        queries: the split's queries.
         gallery: the image ids that lists may hold, None if the list of images is absent.
         gallery_file: the name of that list.
     """
 
-    dataset: str
-    split: str
+    benchmark: Benchmark
     metric: str
-    queries: pd.DataFrame
     gallery: frozenset[str] | None
     gallery_file: str
 
     @property
+    def dataset(self) -> str:
+        """As in "circo", or the name of an own data set."""
+        return self.benchmark.dataset
+
+    @property
+    def split(self) -> str:
+        """As in "val"."""
+        return self.benchmark.split
+
+    @property
+    def queries(self) -> pd.DataFrame:
+        """The queries of the benchmark."""
+        return self.benchmark.queries
+
+    @property
     def protocol(self) -> Protocol:
         """How the data set is scored."""
-        return protocol_of(self.dataset, self.queries)
+        return self.benchmark.protocol
 
     @property
     def title(self) -> str:
@@ -74,9 +85,14 @@ class Task:
 
     @property
     def length(self) -> int:
-        """How many images a server takes per query; a score needs at least as many, or all of a small own gallery."""
-        length = LENGTHS.get(self.metric, rankings.DEPTH)
-        return length if self.dataset in PROTOCOLS else min(length, len(self.gallery) - 1)
+        """How many images a server takes per query."""
+        return LENGTHS.get(self.metric, rankings.DEPTH)
+
+    @property
+    def shortest(self) -> int:
+        """How many images a score needs per query: as many as a server takes, or all of a smaller gallery."""
+        size = self.length if self.gallery is None else len(self.gallery) - self.protocol.excludes_reference
+        return min(self.length, size)
 
 
 def validate(file: Path, data_root: Path) -> Verdict:
@@ -141,8 +157,36 @@ def recognise(file: Path, content: dict | list, data_root: Path) -> Task:
     if not isinstance(content, dict):
         raise FileRefused(f"{file} is a list; write an object of query id: list of images (FashionIQ has no server).")
     dataset = "cirr" if _is_cirr(content, data_root) else "circo"
-    split = _find_split(file, dataset, content.keys() - set(HEADER), data_root)
+    split = find_split(file, dataset, content.keys() - set(HEADER), data_root)
     return load_task(dataset, data_root, split, "all", _find_metric(content) if dataset == "cirr" else "")
+
+
+def find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
+    """Return the smallest split of CIRR or CIRCO that has all of the query ids, else the one that has most of them.
+
+    Args:
+        file: the file with the ids, for its name.
+        dataset: cirr or circo.
+        ids: its query ids.
+        data_root: the folder of the data sets.
+
+    Raises:
+        FileRefused: if no split has one of the ids.
+        FileNotFoundError: if half of them may be of a split whose annotations do not exist.
+    """
+    ids_of, error = _query_ids(dataset, data_root)
+    by_size = sorted(ids_of, key=lambda split: len(ids_of[split]))
+    complete = [split for split in by_size if ids <= ids_of[split]]
+    best = complete[0] if complete else max(by_size, key=lambda split: len(ids & ids_of[split]), default=None)
+    shared = len(ids & ids_of[best]) if best else 0
+    if error and 2 * shared < len(ids):
+        raise error
+    if not shared:
+        splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
+        raise FileRefused(
+            f"{file} has no query of {splits}, but {min(ids)} for example; write the query ids of the annotations."
+        )
+    return best
 
 
 def load_task(dataset: str, data_root: Path, split: str, category: str, metric: str = "") -> Task:
@@ -157,15 +201,15 @@ def load_task(dataset: str, data_root: Path, split: str, category: str, metric: 
     """
     if dataset not in PROTOCOLS:
         (benchmark,) = load(dataset, data_root, split)
-        gallery = frozenset(benchmark.gallery["image"])
-        return Task(benchmark.dataset, split, metric, benchmark.queries, gallery, own_data.IMAGES)
+        return Task(benchmark, metric, frozenset(benchmark.gallery["image"]), own_data.IMAGES)
     place = (dataset, data_root, split, category)
     image_list = annotations.image_list(*place)
     has_list = dataset != "circo" or image_list.is_file()
-    queries, gallery = read_tables(*place) if has_list else (annotations.queries(*place), None)
-    return Task(
-        dataset, split, metric, queries, None if gallery is None else frozenset(gallery["image"]), image_list.name
-    )
+    no_images = pd.DataFrame(columns=["image", "path"])
+    queries, images = read_tables(*place) if has_list else (annotations.queries(*place), no_images)
+    names = (dataset, split, category)
+    benchmark = Benchmark(*names, name_of(*names), images, queries, (len(queries), len(images)))
+    return Task(benchmark, metric, frozenset(images["image"]) if has_list else None, image_list.name)
 
 
 def find_problems(file: Path, content: dict, repeated: set[str], task: Task, allow_longer: bool = False) -> list[str]:
@@ -194,7 +238,8 @@ def find_problems(file: Path, content: dict, repeated: set[str], task: Task, all
         else:
             problems.append(f"{name} is not a query of {task.title}; remove it, or correct its id.")
     absent = (query for query in queries if query not in content)
-    problems += [f"query {q} of {task.title} is not in {file.name}; add its {task.length} images." for q in absent]
+    length = task.shortest if allow_longer else task.length
+    problems += [f"query {query} of {task.title} is not in {file.name}; add its {length} images." for query in absent]
     return list(map(printable, problems))
 
 
@@ -216,10 +261,11 @@ def list_problems(
         excluded: an image that may not be in the list.
         group: if not empty, the only images that may be in the list.
     """
-    rule = f"list {'at least' if allow_longer else 'exactly'} {task.length} different images"
+    length = task.shortest if allow_longer else task.length
+    rule = f"list {'at least' if allow_longer else 'exactly'} {length} different images"
     if not isinstance(images, list):
         return [f"{name} has {excerpt(images)} instead of a list; {rule}."]
-    fits = len(images) == task.length or (allow_longer and len(images) > task.length)
+    fits = len(images) == length or (allow_longer and len(images) > length)
     problems = [] if fits else [f"{name} lists {len(images)} images; {rule}."]
     wrong_type = [excerpt(entry) for entry in images if to_image_id(task.dataset, entry) is None]
     times = Counter(image for entry in images if (image := to_image_id(task.dataset, entry)) is not None)
@@ -290,23 +336,6 @@ def _query_ids(dataset: str, data_root: Path) -> tuple[dict[str, set[str]], File
         except FileNotFoundError as problem:
             error = problem
     return ids, error
-
-
-def _find_split(file: Path, dataset: str, ids: set[str], data_root: Path) -> str:
-    """The smallest split that has all of the ids, else the split that has most of them."""
-    ids_of, error = _query_ids(dataset, data_root)
-    by_size = sorted(ids_of, key=lambda split: len(ids_of[split]))
-    complete = [split for split in by_size if ids <= ids_of[split]]
-    best = complete[0] if complete else max(by_size, key=lambda split: len(ids & ids_of[split]), default=None)
-    shared = len(ids & ids_of[best]) if best else 0
-    if error and 2 * shared < len(ids):
-        raise error
-    if not shared:
-        splits = f"{PROTOCOLS[dataset].title} {' or '.join(ids_of)}"
-        raise FileRefused(
-            f"{file} has no query of {splits}, but {min(ids)} for example; key each list by its query id."
-        )
-    return best
 
 
 def _find_metric(content: dict) -> str:

@@ -1,4 +1,4 @@
-"""The export of a study's φ and OTI pseudo-words to the file format of SEARLE's authors, for use with their code.
+"""The export of a study: φ and OTI pseudo-words in the file format of SEARLE's authors, or its rankings in TREC's.
 
 The records say what 06_retrieval ranked and which artefacts it used; the export computes nothing.
 """
@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from searle_lib.backbone.model import clip_facts
+from searle_lib.data import benchmarks
 from searle_lib.data.benchmarks import IMAGENET
-from searle_lib.evaluation import methods
+from searle_lib.evaluation import methods, scores
 from searle_lib.releases import searle_files
 from searle_lib.searle.oti import IDS
+from searle_lib.servers import trec
 from searle_lib.store.artefacts import write_json
 from searle_lib.store.records import Study
 from searle_lib.training import EPOCH, WEIGHTS
@@ -43,6 +45,14 @@ def export(study: Study, folder: Path) -> list[Path]:
             "add one of them to methods and run the study again."
         )
     return paths
+
+
+def export_rankings(study: Study, folder: Path) -> list[Path]:
+    """Write the rankings of every method as TREC run files and the public targets as qrels; return the paths.
+
+    Raises MissingInput and StaleInput as `export` does.
+    """
+    return trec.write_all(folder, scores.read_scores(study)[1], benchmarks.read(study))
 
 
 def _write_phi(study: Study, folder: Path, weights: dict[str, Tensor], facts: dict) -> Path:

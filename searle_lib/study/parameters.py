@@ -58,6 +58,7 @@ SETTINGS = {  # the class of which a parameter with this prefix is a field; it s
 LIMITS = {  # of parameters of no stage; another integer is a count
     "seed": Seed,
     "seeds": list[Seed],
+    "other_models": list[str],
     "workers": Annotated[int, Field(gt=0, le=256)],
     "ray_gpus": Annotated[float, Field(gt=0, le=8)],
 }
@@ -65,7 +66,7 @@ MOST = 2**31 - 1  # of anything that is counted
 SMALLEST = 1e-12  # beside 0; single precision computes with nothing smaller, or larger than its inverse
 MAX_FILE, MAX_TEXT = 1 << 16, 4096  # bytes and characters
 NO_YAML = ("is not valid YAML", "correct it")
-OPTIONAL_LISTS = ("images_to_invert", "seeds")  # lists that may be empty
+OPTIONAL_LISTS = ("images_to_invert", "other_models", "seeds")  # lists that may be empty
 _STUDY = re.compile(r"\w[\w .+-]{0,99}")
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 _PUBLISHED = re.compile(r"\((?:SEARLE|FTI4CIR)[^:)]*: ([^,)\s]+)[,)]")  # as in "(SEARLE, oti-steps: 350)"

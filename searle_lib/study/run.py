@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from searle_lib.evaluation import methods
+from searle_lib.evaluation import methods, other_models
 from searle_lib.evaluation.seeds import require_distinct, study_of_seed
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code
@@ -161,7 +161,7 @@ def print_main_table(study: Study) -> None:
     results["column"] = results["dataset"] + " " + results["metric"]
     table = results.pivot(index="method", columns="column", values="value")
     table = table.loc[results["method"].unique(), results["column"].unique()]
-    print(table.round(2).to_string())
+    print(table.round(2).to_string(na_rep="·"))
     for dataset, counts in results.groupby("dataset", sort=False)["evaluated_on"].first().items():
         print(f"{dataset} val: {counts}")
     clip = study.artefact("02_concepts", "clip").read(lambda folder: json.loads((folder / "clip.json").read_text()))
@@ -183,6 +183,7 @@ def _values(root: Path, file: Path, declarations: Mapping, overrides: list[str])
     stated = parameters.read(Path(file), declarations, overrides)
     values = parameters.defaults(declarations) | {"study": Path(file).stem} | stated
     require_distinct(values["seed"], values["seeds"], str(file))
+    other_models.read_all(values["other_models"], values["methods"], root)
     study = workspace.find_study(values)
     if "images_to_invert" not in stated:
         needed = plan.images_to_invert(values | {"oti_root": study.path(values["oti_root"])})

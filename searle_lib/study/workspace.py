@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
-from searle_lib.evaluation import methods
+from searle_lib.evaluation import methods, other_models
 from searle_lib.reporting import stale_pages
 from searle_lib.store import code, executors
 from searle_lib.store.artefacts import Store, digest
@@ -142,8 +142,12 @@ def find_study(values: Mapping, command: str = "") -> Study:
 
 
 def notebook_digest(root: Path, notebook: str, values: Mapping) -> str:
-    """Return the digest of the code that a notebook runs with these parameters, methods of one's own included."""
+    """Return the digest of the code that a notebook runs with these parameters.
+
+    Methods of one's own, and the scores of other models, are included.
+    """
     own = methods.own_sha256(values.get("methods", ()), root)
+    own += other_models.sha256(values.get("other_models", ()), root)
     library = code.notebook_code_digest(root / "notebooks" / f"{notebook}.ipynb")
     return digest([library, own]) if own else library
 

@@ -1,6 +1,7 @@
 """`check` on small data roots that are complete, broken or absent; its estimates against the real sizes and times."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -18,11 +19,13 @@ from searle_lib.backbone import embeddings
 from searle_lib.check import estimates, findings, report
 from searle_lib.data import benchmarks
 from searle_lib.data.images import Reader
+from searle_lib.evaluation import other_models
 from searle_lib.fti4cir import patches
 from searle_lib.releases import searle_files
 from searle_lib.reporting import stale_pages
 from searle_lib.searle import phi, phrase_bank, phrases
 from searle_lib.searle.concepts import read_vocabulary
+from searle_lib.servers import scoring
 from searle_lib.store import code
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
@@ -72,6 +75,22 @@ def test_a_study_that_has_everything_is_ready(values, world, tmp_path, capsys, t
     assert tiny.sha256 in output and "24 listed, 24 readable" in output
     for what in ("disk, all", "memory", "time: OTI", "time: φ", "time: FTI4CIR's training", "time, all"):
         assert what in output
+
+
+def test_another_model_is_checked_against_the_queries_of_the_study(values, world, tmp_path):
+    (circo,) = benchmarks.load("circo", world, "val")
+    (tmp_path / "circo.json").write_text(
+        json.dumps({query: list(map(int, circo.gallery["image"])) for query in circo.queries["query"]})
+    )
+    evaluation = scoring.evaluate(tmp_path / "circo.json", "circo", world, name="Mine")
+    other_models.add(tmp_path / "mine", "Mine", evaluation, [])
+    values |= {"other_models": [str(tmp_path / "mine")]}
+    (finding,) = findings.check_other_models(values, place(tmp_path))
+    assert finding == findings.Finding("Mine", "", "scores of circo/val")
+    (finding,) = findings.check_other_models(values | {"datasets": ["cirr"]}, place(tmp_path))
+    assert finding.problems and "and the study evaluates none of them; score the model on" in finding.problems[0]
+    assert not list(findings.check_other_models(values | {"data_root": "absent"}, place(tmp_path)))  # said elsewhere
+    assert not list(findings.check_other_models(values | {"other_models": []}, place(tmp_path)))
 
 
 def test_every_image_that_cannot_be_read_is_named_and_listed_in_a_file(values, world, tmp_path, capsys):

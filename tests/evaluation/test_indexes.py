@@ -151,6 +151,8 @@ def test_the_recall_of_an_index_stands_beside_every_number_that_it_made(circo, t
     )
     assert rankings.index_notes(answers)["circo/val"].startswith(note)
     assert rankings.index_notes(rankings.ranking_table(benchmark, exact, "Text-only")) == {}
+    with_lists = pd.concat([answers, answers.assign(method="Lists").drop(columns="recall")])  # of another model
+    assert rankings.index_notes(with_lists) == rankings.index_notes(answers)
     monkeypatch.setattr(scores, "clip_facts", lambda study: {"name": "tiny", "sha256": "abcdef0123"})
     monkeypatch.setattr(scores.benchmarks, "read", lambda study: [benchmark])
     monkeypatch.setattr(type(study), "read", lambda *_: study_of(tmp_path, world="real"))

@@ -70,6 +70,19 @@ def test_the_interval_of_the_average_is_that_of_three_independent_samples():
     assert (average["ci_high"] - average["ci_low"]) / 3.92 == pytest.approx(expected, rel=0.08)
 
 
+def test_the_backbone_of_another_model_is_unstated():
+    for facts, others in (({}, set()), ({"ranked": {"SEARLE"}}, {"Text-only"})):
+        table = intervals.summarise(random_scores(), "study", PROVENANCE | facts, resamples=9)
+        assert set(table.loc[table["backbone"] == "unstated", "method"]) == others
+        assert set(table["backbone"]) - {"unstated"} == {"tiny"}
+
+
+def test_a_part_of_the_categories_has_no_average():
+    scores = random_scores()
+    samples = intervals.resample(scores[scores["category"] != "toptee"], resamples=9, seed=0)
+    assert [sample.category for sample in samples] == ["dress", "shirt", "all"]
+
+
 def test_the_same_scores_give_the_same_bytes(tmp_path):
     scores = random_scores()
     table = intervals.summarise(scores, "mini", PROVENANCE)

@@ -456,6 +456,23 @@ def test_methods_show_their_best_images_with_marks_ranks_and_words(look):
     assert page.locator(".question .hit").count() == 3
 
 
+def test_a_list_without_scores_shows_none_and_no_rank_beyond_its_end(tmp_path, visit):
+    benchmarks, scores, rankings, names = tables(tmp_path)
+    lists = rankings[(rankings["method"] == "SEARLE") & (rankings["dataset"] == "circo")].assign(method="Lists")
+    lists["rank"], lists["best"] = UNLISTED, [best[:4] for best in lists["best"]]
+    lists["scores"] = [np.zeros(0, np.float32)] * len(lists)
+    table = explorer.data(benchmarks, scores, pd.concat([rankings, lists]), names)
+    page = tmp_path / "explorer.html"
+    page.write_text(explorer.render(table, "study", is_miniature=True), encoding="utf-8")
+    shown = visit(page, state="query=circo/val/1")
+    answer = shown.locator(".answer").last
+    titles = answer.locator(".image").evaluate_all("images => images.map((image) => image.title)")
+    assert titles[2] == f"rank 3 of Lists, image {lists['best'].iloc[1][2]}" and len(titles) == 4
+    assert "missed: rank unknown" in answer.inner_text()
+    shown = visit(page, state="query=fashioniq/val/dress/1")
+    assert "no ranking of this query" in shown.locator(".answer").last.inner_text()
+
+
 @pytest.mark.parametrize("how", ["click", "Enter"])
 def test_an_image_enlarges_and_closes_with_escape(look, how):
     page = look("query=circo/val/1")

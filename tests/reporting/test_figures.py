@@ -138,6 +138,22 @@ def test_aspects_are_those_of_circo():
     assert [text.partition(",")[2].partition(",")[0] for text in chart.texts] == [" negation", " addition"]
 
 
+def test_a_model_keeps_its_colour_in_every_chart_though_others_lack_a_data_set():
+    circo = results(methods=["SEARLE", "Mine"], categories=["all", "negation"])
+    cirr = results(methods=["SEARLE", "Mine", "Another"]).assign(dataset="CIRR", metric="R@1")
+    both = pd.concat([circo, cirr])
+    colour = np.array(ImageColor.getrgb(methods.colours(both["method"])["Mine"])) / 255
+    panels = [PANEL, ("CIRR", "val", "all", "R@1")]
+    for figure in (*figures.chart(both, panels).figures, *figures.aspects(both).figures):
+        assert figure.axes[0].patches[1].get_facecolor()[:3] == tuple(colour)
+    curves = pd.concat([both[both["category"] == "all"].assign(k=k) for k in (1, 5)])
+    for figure in figures.recall_curves(curves).figures:
+        assert ImageColor.getrgb(figure.axes[0].lines[1].get_color()) == ImageColor.getrgb(
+            methods.colours(both["method"])["Mine"]
+        )
+    assert methods.colours(both["method"]) == methods.colours(both["method"][::-1])
+
+
 def test_shares_of_queries_add_up_to_whole_bars():
     kinds = ["shortcut"] * 5 + ["composed"] * 4 + ["unsolved"]
     classes = pd.DataFrame({"dataset": "CIRR", "category": "all", "query": range(10), "kind": kinds})

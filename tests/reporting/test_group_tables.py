@@ -34,6 +34,21 @@ def test_the_best_printed_mean_of_a_group_is_bold():
     assert bold == {(first, "SEARLE"), (first, UGLY), (second, "SEARLE")}
 
 
+def test_a_model_that_lacks_a_data_set_has_a_dot_there_and_not_a_number():
+    columns = ["dataset", "group", "queries", "method", "metric", "value", "ci_low", "ci_high"]
+    rows = [("CIRCO", "2 to 5", 30, "SEARLE", "mAP@5", 20.0, 15.0, 25.0)]
+    rows += [("CIRR", "2 to 5", 30, method, "R@1", 10.0, 5.0, 15.0) for method in ("SEARLE", "Mine")]
+    html = group_tables.by_group(pd.DataFrame(rows, columns=columns), "words in the caption")
+    cells, bold = marked(html)
+    assert cells["CIRCO mAP@5, 2 to 5 (30)", "Mine"] == "·" and "nan" not in html.data
+    assert ("CIRCO mAP@5, 2 to 5 (30)", "SEARLE") in bold and ("CIRCO mAP@5, 2 to 5 (30)", "Mine") not in bold
+    columns = ["dataset", "kind", "queries", "method", "metric", "part", "difference", "low", "high"]
+    rows = [("CIRCO", "all", 9, "SEARLE", "hit@10", "Text-only", 4.0, 0.1, 8.0)]
+    rows += [("CIRR", "all", 9, method, "hit@10", "Text-only", 4.0, -0.1, 8.0) for method in ("SEARLE", "Mine")]
+    html = group_tables.gaps(pd.DataFrame(rows, columns=columns))
+    assert marked(html)[0]["CIRCO hit@10, all (9)", "Mine"] == "·" and "nan" not in html.data
+
+
 def test_a_lead_is_bold_if_its_interval_lies_above_zero():
     columns = ["dataset", "kind", "queries", "method", "metric", "part", "difference", "low", "high"]
     rows = [

@@ -46,6 +46,16 @@ def test_an_image_names_its_method_rank_score_and_id(circo):
     ]
 
 
+def test_a_list_without_scores_shows_none(circo):
+    best = list(circo.gallery["image"][:3])
+    table = rankings_of(circo, best).assign(scores=[[]] * len(circo.queries))
+    html = sheets.retrieved(benchmarks.Example(circo, 0), table).data
+    assert [title for title in re.findall("<title>(.*?)</title>", html, re.S) if title.startswith("SEARLE")] == [
+        f"SEARLE, rank {rank}, {'hit' if image in circo.queries['ground_truths'][0] else 'miss'}\n{image}"
+        for rank, image in enumerate(best, 1)
+    ]
+
+
 @pytest.mark.parametrize(
     ("rank", "note"),
     [

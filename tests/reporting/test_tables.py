@@ -194,6 +194,18 @@ def test_a_real_study_shows_its_difference_to_the_published_value_of_method_and_
     assert kind(other, "difference") is None  # published numbers are of OpenAI's own package
 
 
+def test_another_model_has_no_backbone_and_no_difference_to_a_paper_in_its_name():
+    results = study_results(methods=("SEARLE", "SEARLE-OTI"), backbone="ViT-L/14")
+    facts = provenance(backbone="ViT-L/14") | {"ranked": {"SEARLE"}}
+    page = tables.table(results, "CIRCO", "val", facts).data
+    assert "scored from files, backbone unstated: SEARLE-OTI" in page
+    assert "scored from files" not in tables.table(results, "CIRCO", "val", provenance()).data
+    page = tables.table(results, "FashionIQ", "val", facts, "R").data
+    own = tables.table(results, "FashionIQ", "val", facts | {"ranked": {"SEARLE", "SEARLE-OTI"}}, "R").data
+    rows = [[row.th.text for row in kind(one, "difference").select("tbody tr")] for one in (page, own)]
+    assert rows == [["SEARLE"], ["SEARLE", "SEARLE-OTI"]]
+
+
 def test_a_difference_of_nothing_has_no_minus():
     assert [formats.printed(value, is_signed=True) for value in (-0.04, 0.04, -0.06)] == ["+0.0", "+0.0", "−0.1"]
 

@@ -402,8 +402,10 @@ def cirr_expected(root, content, recall=False, subset=False):
 
 
 def score(content, tmp_path, *arguments):
-    """Scores as JSON gives them back."""
-    return json.loads(json.dumps(scoring.score(write(tmp_path / "mine.json", content), *arguments)))
+    """Scores as JSON gives them back, without the intervals."""
+    report = json.loads(json.dumps(scoring.score(write(tmp_path / "mine.json", content), *arguments)))
+    assert report.pop("95 % intervals").keys() == report["metrics"].keys()
+    return report
 
 
 @pytest.mark.parametrize(("length", "form"), [(50, int), (50, str), (90, int)])
@@ -419,9 +421,9 @@ def test_circo_scores_of_the_miniature_world_equal_a_walk_down_the_lists(world, 
 
 
 @real
-def test_circos_example_for_val_scores_as_a_walk_down_its_lists():
+def test_circos_example_for_val_scores_as_a_walk_down_its_lists(tmp_path):
     file = REAL / "CIRCO" / "submission_examples" / "submission_val.json"
-    assert scoring.score(file, "circo", REAL) == circo_expected(REAL, json.loads(file.read_text()))
+    assert score(file.read_text(), tmp_path, "circo", REAL) == circo_expected(REAL, json.loads(file.read_text()))
 
 
 def test_circo_is_scored_without_cocos_list(data, tmp_path):
@@ -469,6 +471,8 @@ def test_fashioniq_scores_equal_a_walk_down_the_lists(root, tmp_path):
         metrics[f"mAP@{k}"] = percent([average_precision(images, [target], k) for images, target in rows])
     facts = {"dataset": "FashionIQ", "split": "val", "category": category, "queries": len(rows)}
     assert score(content, tmp_path, "fashioniq", root, category) == facts | {"metrics": metrics}
+    by_query = {f"{category}-{row}": entry["ranking"] for row, entry in enumerate(content)}
+    assert score(by_query, tmp_path, "fashioniq", root, category) == facts | {"metrics": metrics}
 
 
 SCORE_FAULTS = {  # kind of file, its edit, and the dataset and category that it is scored as
@@ -476,7 +480,7 @@ SCORE_FAULTS = {  # kind of file, its edit, and the dataset and category that it
     "CIRCO's test split": (CIRCO, ["circo"], r"CIRCO test, whose targets are secret; submit it to https://circo\.micc"),
     "CIRR as CIRCO": (RECALL_VAL, ["circo"], "is for CIRR val, not for CIRCO; score it as cirr"),
     "CIRCO as CIRR": (CIRCO_VAL, ["cirr"], "is for CIRCO val, not for CIRR; score it as circo"),
-    "CIRCO as FashionIQ": (CIRCO_VAL, ["fashioniq", "dress"], "is not a list, but FashionIQ's predictions are"),
+    "CIRCO as FashionIQ": (CIRCO_VAL, ["fashioniq", "dress"], "query 0 of mine.json is not a query of FashionIQ val"),
     "an unknown data set": (CIRCO_VAL, ["coco"], "there is no dataset coco; predictions can be for fashioniq, cirr"),
     "a category of CIRCO": (CIRCO_VAL, ["circo", "dress"], "CIRCO has no categories; leave out category dress"),
     "no category": (None, ["fashioniq"], "category of FashionIQ is None; name one of dress, shirt, toptee"),
