@@ -1,11 +1,10 @@
-"""The findings of `searle check`: data, images, models and user files, examined before anything is computed.
+"""The findings of `searle check`: data, images and user files, examined before anything is computed.
 
 Each function takes a study's parameters and returns Findings. A Finding says what was expected and observed, and states
 every problem in one sentence with what to do about it.
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,14 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from searle_lib.backbone.model import Backbone, load_clip
-from searle_lib.check import trials
+from searle_lib.backbone.model import Backbone
 from searle_lib.check.published import IMAGENET_SIZE, SIZES, SOURCES
 from searle_lib.data import annotations, benchmarks, readable
 from searle_lib.data.benchmarks import IMAGENET, Benchmark
 from searle_lib.data.protocols import PROTOCOLS, dataset_name, protocol_of
-from searle_lib.evaluation import indexes, other_models
-from searle_lib.evaluation.methods import Method, by_name, network_files
-from searle_lib.fti4cir import captions, network
+from searle_lib.evaluation import other_models
 from searle_lib.releases import folders, searle_files
-from searle_lib.releases.folders import is_trained
-from searle_lib.searle import concepts, other_networks, phi
-from searle_lib.store import executors
+from searle_lib.searle import concepts
 from searle_lib.store.artefacts import DamagedArtefact, atomic_write, file_sha256
 from searle_lib.store.records import Study
 from searle_lib.study import plan
@@ -81,7 +75,7 @@ def check_data(values: Mapping, study: Study) -> Iterator[Finding]:
             galleries.add(name)
             if policy == "report":
                 count = functools.partial(_count_complete, study, benchmark, workers)
-                yield _try(f"{benchmark.name}: evaluated", count)
+                yield attempt(f"{benchmark.name}: evaluated", count)
     if plan.needs_imagenet(values):
         try:
             unlabeled = annotations.imagenet(root)
@@ -141,60 +135,12 @@ def check_images(
     return Finding(f"{name}: images", expected, ", ".join(parts), tuple(problems), notes)
 
 
-def check_clip(values: Mapping, study: Study) -> tuple[Backbone | None, Finding]:
-    """Return the study's CLIP, None if it cannot be used, and a Finding with its sha256. Downloads a published CLIP."""
-    try:
-        clip = load_clip(study.path(values["clip_model"]), values["device"], values["precision"], values["preprocess"])
-    except (ValueError, ConnectionError, OSError) as problem:
-        return None, Finding("CLIP", values["clip_model"], "not usable", (str(problem),))
-    sizes = f"{clip.dimension} numbers per image, tokens of {clip.width}"
-    return clip, Finding("CLIP", "", f"{clip.name} on {clip.device}: {sizes}; sha256 {clip.sha256}")
-
-
-def check_models(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
-    """Check the other weights: a pretrained φ, the language model, FTI4CIR's network or what its captions need.
-
-    The cluster that is to compute and the package of the index are checked, too.
-    """
-    methods, checkpoint = values["methods"], values["phi_checkpoint"]
-    if values["executor"] == "ray":
-        yield _try("Ray cluster", lambda: executors.of_parameters(values).describe())
-    if values["index"] == "faiss":
-        yield _try("FAISS", lambda: f"version {indexes.load_faiss().__version__}")
-    if clip and plan.uses_phi(methods) and not is_trained(checkpoint):
-        yield _try("φ", lambda: _phi(study, clip, study.path(checkpoint)))
-    for name, method in by_name(methods, study.root).items():
-        if clip and method.checkpoint:
-            yield _try(f"network of {name}", functools.partial(_other_network, study, clip, name, method, values))
-        if clip and (method.file or values["index"] == "faiss"):
-            yield _try(f"method {name}", functools.partial(trials.try_method, clip, name, method, values["index"]))
-    if _inverts(values) and not values["phrases_file"]:
-        yield _hub_model("language model", "language_model", study.path(values["language_model"]))
-    if not plan.uses_fti(methods):
-        return
-    if clip:
-        yield _try(
-            "FTI4CIR's CLIP", lambda: f"{network.require_fit(clip).patch_count} patch tokens of {clip.patch_width}"
-        )
-    if values["fti_weights"]:
-        if clip:
-            yield _try("FTI4CIR's network", lambda: _fti(study, clip, study.path(values["fti_weights"])))
-    elif Path(study.path(values["captions_file"])).is_file():
-        yield _try("captions", lambda: _captions(values, study))
-    else:
-        yield _hub_model("BLIP", "blip_model", study.path(values["blip_model"]))
-        installed = importlib.util.find_spec("spacy") and importlib.util.find_spec("en_core_web_sm")
-        command = "pip install spacy && python -m spacy download en_core_web_sm"
-        problem = () if installed else (f"splitting captions needs spaCy and its model; run: {command}.",)
-        yield Finding("spaCy", "", "installed" if installed else "absent", problem)
-
-
 def check_user_files(values: Mapping, study: Study, clip: Backbone | None) -> Iterator[Finding]:
     """Check the vocabulary, and the user's files of phrases, concepts and OTI tokens."""
-    if _inverts(values):
+    if inverts(values):
         yield _vocabulary(study.path(values["vocabulary"]), values["world"] == "real")
     if values["phrases_file"] not in ("", "published"):
-        yield _try("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
+        yield attempt("phrases", lambda: _phrases(Path(study.path(values["phrases_file"]))))
     if not clip:
         return
     try:
@@ -214,11 +160,11 @@ def _check_list(name: str, ids: list[str], values: Mapping, study: Study, clip: 
         yield Finding(f"{name}: user files", "", "not usable", (str(problem),))
         return
     if csv:
-        yield _try(
+        yield attempt(
             f"{name}: concepts", lambda: f"{searle_files.read_concepts(csv, ids)[1].shape[1]} per image, of {csv.name}"
         )
     if folder:
-        yield _try(
+        yield attempt(
             f"{name}: tokens", lambda: f"{len(searle_files.read_tokens(folder, ids, clip.width)[0]):,} of {folder}"
         )
 
@@ -243,7 +189,7 @@ def _complete_splits(values: Mapping, study: Study) -> dict[str, list[Benchmark]
     return readable.drop_incomplete_queries(study.store, splits, values["missing_images"], values["workers"])
 
 
-def _inverts(values: Mapping) -> bool:
+def inverts(values: Mapping) -> bool:
     """Return whether the study needs vocabulary and phrases; True if oti_root is unusable, which is another Finding."""
     try:
         return bool(plan.images_to_invert(values))
@@ -251,7 +197,7 @@ def _inverts(values: Mapping) -> bool:
         return True
 
 
-def _try(subject: str, examine: Callable[[], str]) -> Finding:
+def attempt(subject: str, examine: Callable[[], str]) -> Finding:
     """Return a Finding with the text that `examine` returns, or with the sentence of the error that it raises."""
     try:
         return Finding(subject, "", examine())
@@ -299,28 +245,6 @@ def _unreadable(name: str, table: pd.DataFrame, verdicts: Tensor, file: Path) ->
     return sentences
 
 
-def _phi(study: Study, clip: Backbone, checkpoint: str) -> str:
-    phi.import_phi(study.store, clip, checkpoint)
-    return f"fits {clip.name}; sha256 {file_sha256(phi.fetch_checkpoint(checkpoint))}"
-
-
-def _other_network(study: Study, clip: Backbone, name: str, method: Method, values: Mapping) -> str:
-    file = network_files({name: method}, values, study)[name]
-    other_networks.import_network(study.store, clip, name, file)
-    return f"fits {clip.name}; sha256 {file_sha256(file)}"
-
-
-def _fti(study: Study, clip: Backbone, path: str) -> str:
-    network.import_network(study.store, clip, path)
-    return f"fits {clip.name}; sha256 {file_sha256(Path(path))}"
-
-
-def _captions(values: Mapping, study: Study) -> str:
-    ids = list(annotations.imagenet(data_root(values, study))["image"])
-    pairs = captions.read(study.path(values["captions_file"]), ids, values["caption_split"])
-    return f"{len(pairs.ids):,} of {len(ids):,} images"
-
-
 def _vocabulary(path: str, real: bool) -> Finding:
     try:
         names = concepts.read_vocabulary(path).names
@@ -335,25 +259,3 @@ def _vocabulary(path: str, real: bool) -> Finding:
 def _phrases(path: Path) -> str:
     table = searle_files.read_phrases(path)
     return f"{len(table):,} phrases about {table['concept'].nunique():,} concepts; sha256 {file_sha256(path)}"
-
-
-def _hub_model(subject: str, parameter: str, name: str) -> Finding:
-    """Check that a model is a folder, or is in the Hugging Face hub's cache, and compute the sha256 of its weights."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    folder, label = Path(name), name
-    if not folder.is_dir():
-        repository, _, revision = name.partition("@")
-        try:
-            folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
-            command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
-            problem = f"{parameter} {name} is neither a folder nor in the hub's cache; run: {command}."
-            return Finding(subject, name, "absent", (problem,))
-        label = f"{repository} at {folder.name}"
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin")]
-    if not files:
-        problem = f"{parameter} {name} has no weights in {folder} (*.safetensors or *.bin); download it again."
-        return Finding(subject, name, "no weights", (problem,))
-    return Finding(subject, "", f"{label}; sha256 of {files[0].name} {file_sha256(files[0])}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from searle_lib.backbone.model import Backbone
-from searle_lib.check import estimates, findings, published
+from searle_lib.check import estimates, findings, published, weights
 from searle_lib.store.records import Study
 from searle_lib.study import parameters, run, workspace
 
@@ -23,9 +23,9 @@ BUSY = 0.5  # load of the machine above which measured times are too long
 def report(values: Mapping, study: Study) -> int:
     """Print what a study needs and will take; return 0 if it can run, 1 if there is a problem."""
     console = Console(highlight=False, soft_wrap=False)
-    clip, finding = findings.check_clip(values, study)
+    clip, finding = weights.check_clip(values, study)
     results = [finding]
-    results += findings.check_models(values, study, clip)
+    results += weights.check_models(values, study, clip)
     results += findings.check_user_files(values, study, clip)
     results += findings.check_data(values, study)
     results += findings.check_other_models(values, study)

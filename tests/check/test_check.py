@@ -16,7 +16,7 @@ from conftest import leave_record
 from open_clips import CONFIGS, config_with, write_clip
 
 from searle_lib.backbone import embeddings
-from searle_lib.check import estimates, findings, report
+from searle_lib.check import estimates, findings, report, weights
 from searle_lib.data import benchmarks
 from searle_lib.data.images import Reader
 from searle_lib.evaluation import other_models
@@ -294,13 +294,13 @@ def test_without_clip_nothing_else_is_blamed(values, world, tmp_path, capsys):
 def test_an_index_without_its_package_is_reported(values, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     changed = values | {"methods": ["Image-only"], "index": "faiss"}
-    (finding,) = findings.check_models(changed, place(tmp_path), None)
+    (finding,) = weights.check_models(changed, place(tmp_path), None)
     assert finding.problems == ("index faiss needs FAISS; run: pip install faiss-cpu, or set index: exact.",)
 
 
 def test_a_cluster_that_does_not_answer_is_a_problem(values, tmp_path):
     changed = values | {"methods": ["Image-only"], "executor": "ray", "ray_address": "127.0.0.1:1"}
-    (finding,) = findings.check_models(changed, place(tmp_path), None)
+    (finding,) = weights.check_models(changed, place(tmp_path), None)
     assert (
         finding.subject == "Ray cluster" and "no Ray cluster answers at ray_address 127.0.0.1:1" in finding.problems[0]
     )
@@ -321,7 +321,7 @@ def test_a_check_leaves_no_record_and_names_no_artefact_for_one(values, tmp_path
 def test_vocabulary_and_language_model_are_checked_where_something_is_inverted(values, tmp_path, tiny):
     def subjects(**changes):
         known = values | {"methods": ["SEARLE"], "vocabulary": "/gone.csv"} | changes
-        checks = findings.check_models, findings.check_user_files
+        checks = weights.check_models, findings.check_user_files
         return {finding.subject: finding for check in checks for finding in check(known, place(tmp_path), tiny)}
 
     file = searle_files.write_phi(tmp_path / "phi.pt", 3, phi.Phi(tiny.dimension, tiny.width).state_dict())

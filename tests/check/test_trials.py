@@ -2,7 +2,7 @@
 
 import pytest
 
-from searle_lib.check import findings, trials
+from searle_lib.check import trials, weights
 from searle_lib.evaluation import methods
 from searle_lib.store.artefacts import Store
 from searle_lib.store.records import Study
@@ -23,7 +23,7 @@ def test_check_names_a_class_that_raises_and_a_product_that_an_index_cannot_rank
     study = Study("tiny", tmp_path, Store(tmp_path / "artefacts"), tmp_path / "reports")
     values = {"methods": ["Text-only", "Tuned product", "mine.py:Mine"], "index": "faiss", "executor": "serial"}
     values |= {"phi_checkpoint": "last", "phrases_file": "x", "oti_root": "", "datasets": ["cirr"]}
-    problems = {one.subject: one.problems for one in findings.check_models(values, study, tiny)}
+    problems = {one.subject: one.problems for one in weights.check_models(values, study, tiny)}
     assert problems["method Text-only"] == ()
     assert problems["method Tuned product"] == (
         "Tuned product ranks by a product of similarities, which index faiss cannot; set index: exact.",
