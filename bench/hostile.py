@@ -253,7 +253,7 @@ def _outcome(reader: Reader, folder: Path, known: set[str]) -> tuple[str, str]:
         sentence = str(problem)
         one = sentence.isprintable() and len(sentence) < 1500 and "; " in sentence
         named = any(name in sentence for name in known) or sentence.startswith(("-p ", "unknown parameter"))
-        named = named or (" in -p " in sentence)
+        named = named or (" in -p" in sentence)
         return ("refused", "") if one and named else ("no name", repr(problem))
     except Exception as problem:  # counted as a fault of the reader
         return "traceback", repr(problem)
