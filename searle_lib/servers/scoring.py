@@ -84,11 +84,13 @@ def evaluate(file: Path, dataset: str, data_root: Path, category: str | None = N
         lists = [entry["ranking"] for entry in content]
     lists = [[to_image_id(dataset, entry) for entry in images] for images in lists]
     ranks, benchmark = _rank(task.queries, lists), task.benchmark
-    table = scores.score_queries(benchmark, ranks, name)
+    table, metrics = scores.score_queries(benchmark, ranks, name), _metric_names(task, lists)
     rankings = ranking_table(benchmark, ranks, name).assign(best=[images[:DEPTH] for images in lists])
+    if not any(metric.startswith("Rsubset") for metric in metrics):
+        rankings["group"] = [[] for _ in lists]  # the order of members that are not listed is unknown
     return Evaluation(
         benchmark,
-        table[table["metric"].isin(_metric_names(task, lists))],
+        table[table["metric"].isin(metrics)],
         rankings.iloc[:0] if task.metric == "recall_subset" else rankings,
     )
 

@@ -461,6 +461,13 @@ def test_cirr_lists_that_hold_every_whole_group_give_the_subsets_metrics_too(dat
         assert score(content, tmp_path, "cirr", data) == cirr_expected(data, content, recall=True)
 
 
+def test_lists_without_whole_groups_leave_the_order_of_a_group_unknown(data, tmp_path):
+    content = random_predictions(data, *RECALL_VAL)
+    rankings = scoring.evaluate(write(tmp_path / "mine.json", content), "cirr", data).rankings
+    assert [list(best) for best in rankings["best"]] == [content[query] for query in rankings["query"]]
+    assert rankings["group"].map(len).eq(0).all() and rankings["scores"].map(len).eq(0).all()
+
+
 def test_fashioniq_scores_equal_a_walk_down_the_lists(root, tmp_path):
     category = "shirt"
     content = random_fashioniq(root, category)
