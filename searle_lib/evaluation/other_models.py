@@ -24,7 +24,10 @@ TABLES = {  # their columns
     "scores": {"dataset", "split", "category", "method", "query", "metric", "value"},
     "rankings": {"dataset", "split", "category", "method", "query", "best", "scores", "group", "rank"},
 }
-FACTS = {"name": str, "dataset": str, "split": str, "category": str, "queries": str, "files": dict, "tables": dict}
+FACTS = dict.fromkeys(("name", "dataset", "split", "category", "queries", "gallery"), str) | {
+    "files": dict,
+    "tables": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]
     require_name(folder, name)
     benchmark = evaluation.benchmark
     facts = {key: getattr(benchmark, key) for key in ("dataset", "split", "category")}
-    facts |= {"name": name, "queries": queries_digest(benchmark)}
+    facts |= {"name": name, "queries": queries_digest(benchmark), "gallery": gallery_digest(benchmark)}
     kind = "groups" if evaluation.rankings.empty else "gallery"
     files = {kind: {str(path): file_sha256(path) for path in sources}}
     tables = {"scores": evaluation.scores, "rankings": evaluation.rankings}
@@ -118,7 +121,8 @@ def add(folder: Path, name: str, evaluation: Evaluation, sources: Sequence[Path]
         earlier = _read_part(folder / f"{stem}.json")
         others = earlier.scores[~earlier.scores["metric"].isin(evaluation.scores["metric"])]
         has_both = {kind, *earlier.facts["files"]} == {"gallery", "groups"}
-        if earlier.facts["queries"] == facts["queries"] and has_both and len(others):
+        is_same = all(earlier.facts[key] == facts[key] for key in ("queries", "gallery"))
+        if is_same and has_both and len(others):
             tables["scores"] = pd.concat([others, evaluation.scores], ignore_index=True)
             tables["rankings"] = earlier.rankings if kind == "groups" else evaluation.rankings
             files = earlier.facts["files"] | files
@@ -203,8 +207,13 @@ def queries_digest(benchmark: Benchmark) -> str:
     return digest(benchmark.queries.to_dict("records"))
 
 
+def gallery_digest(benchmark: Benchmark) -> str:
+    """Return the hash of a gallery's images, "" for one whose list of images is absent."""
+    return digest(list(benchmark.gallery["image"])) if len(benchmark.gallery) else ""
+
+
 def _require_fit(model: OtherModel, part: Part, benchmark: Benchmark) -> None:
-    """Raise ValueError if a part has other queries than a benchmark, or images that its gallery lacks."""
+    """Raise ValueError if a part has other queries or another gallery than a benchmark."""
     table = part.rankings if len(part.rankings) else part.scores
     own, ids = set(table["query"]), set(benchmark.queries["query"])
     name = benchmark.name
@@ -217,6 +226,11 @@ def _require_fit(model: OtherModel, part: Part, benchmark: Benchmark) -> None:
         )
     if part.facts["queries"] != queries_digest(benchmark):
         raise ValueError(f"{model.folder}: the queries of {name} have changed since it was scored; score it again.")
+    if part.facts["gallery"] not in ("", gallery_digest(benchmark)):
+        raise ValueError(
+            f"{model.folder}: it was scored on another gallery of {name} than the study's "
+            f"{len(benchmark.gallery):,} images; set fashioniq_gallery: split, and score it on the same data."
+        )
     outsiders = {image for best in part.rankings["best"] for image in best} - set(benchmark.gallery["image"])
     if outsiders:
         raise ValueError(

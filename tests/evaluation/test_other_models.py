@@ -1,6 +1,7 @@
 """Folders of other models: what comes back from them, and what does not fit a study."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -198,7 +199,7 @@ MISFITS = {
     ),
     "a smaller gallery": (
         lambda one: other(one, gallery=one.gallery.iloc[:60]),
-        r"mine: it ranks image \d+, which the study's gallery of circo/val lacks \(\d+ in all\); use the whole",
+        r"mine: it was scored on another gallery of circo/val than the study's 60 images; set fashioniq_gallery",
     ),
 }
 
@@ -209,6 +210,16 @@ def test_scores_of_other_queries_or_images_are_refused_in_one_sentence(misfit, l
     edit, sentence = MISFITS[misfit]
     with pytest.raises(ValueError, match=sentence):
         select(read_all(["mine"], [], tmp_path)[0], [edit(loaded["circo/val"])])
+
+
+def test_an_image_outside_of_the_gallery_is_refused_where_the_list_of_images_was_absent(loaded, source, tmp_path):
+    scored = evaluation(loaded["circo/val"])
+    unlisted = replace(scored, benchmark=other(scored.benchmark, gallery=scored.benchmark.gallery.iloc[:0]))
+    add(tmp_path / "mine", "Mine", unlisted, source)
+    (model,) = read_all(["mine"], [], tmp_path)
+    assert select(model, [loaded["circo/val"]])[0].parts == model.parts
+    with pytest.raises(ValueError, match=r"mine: it ranks image \d+, which the study's gallery of circo/val lacks \("):
+        select(model, [other(loaded["circo/val"], gallery=loaded["circo/val"].gallery.iloc[:60])])
 
 
 def test_a_part_of_fashioniqs_categories_and_a_model_without_the_studys_splits_are_refused(loaded, source, tmp_path):
