@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         "query", _query, "show what a study's methods retrieve for an image of your own", picture, sentence
     )
     asking.add_argument("--study", required=True, metavar="NAME", help="a study that has run, such as mini")
-    asking.add_argument("--gallery", default="", metavar="NAME", help="such as circo/val; else the running example's")
+    help_text = "whose gallery is ranked, such as circo/val; else the running example's"
+    asking.add_argument("--benchmark", default="", metavar="NAME", help=help_text)
     asking.add_argument("--to", type=Path, metavar="FILE", help="the page (reports/STUDY/query.html)")
     pictures = (["--images"], {"type": Path, "required": True, "help": "COCO's val2017, or Visual Genome's images"})
     task = (["file"], {"type": Path, "help": "a task's JSON file, such as change_object.json"})
@@ -290,7 +291,7 @@ def _query(options: argparse.Namespace) -> int:
     from searle_lib.reporting import query_page
 
     study = workspace.load_study(options.study)
-    answer = query_page.ask(study, options.image, options.caption, options.gallery)
+    answer = query_page.ask(study, options.image, options.caption, options.benchmark)
     print(query_page.text_table(answer))
     print(f"\n{query_page.write(answer, options.caption, options.to or study.reports / 'query.html')}")
     return 0

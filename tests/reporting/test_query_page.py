@@ -26,7 +26,7 @@ def project(quick, world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked(project):
-    return process(project, "query", "own.png", CAPTION, "--study", "quick", "--gallery", "fashioniq/val/shirt")
+    return process(project, "query", "own.png", CAPTION, "--study", "quick", "--benchmark", "fashioniq/val/shirt")
 
 
 def test_the_command_prints_the_best_images_of_every_method(project, asked):
@@ -60,7 +60,10 @@ def test_the_page_stands_alone_and_shows_the_sentence_as_text(project, asked, br
         (["absent.png", "is red", "--study", "quick"], "absent.png does not exist; name an image file."),
         (["params/quick.yaml", "is red", "--study", "quick"], "quick.yaml cannot be decoded as an image; name an im"),
         (["own.png", "is red", "--study", "quack"], "holds no records of a study quack; choose one of quick."),
-        (["own.png", "is red", "--study", "quick", "--gallery", "cirr"], "no benchmark cirr; choose one of fashioniq/"),
+        (
+            ["own.png", "is red", "--study", "quick", "--benchmark", "cirr"],
+            "no benchmark cirr; choose one of fashioniq/",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_sentence(project, arguments, sentence):
