@@ -133,13 +133,22 @@ class Actor:
         """Copy a folder of shards from the kernel's node, once a node; return where the copy is."""
         on_kernel_node = NodeAffinitySchedulingStrategy(self.kernel_node, soft=False)
         files = Files.options(name="files", get_if_exists=True, num_cpus=0, scheduling_strategy=on_kernel_node).remote()
-        copy = Path(tempfile.gettempdir()) / f"searle-shards-{os.getuid()}" / folder.name
-        copy.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy = folder_of_copies() / folder.name
+        copy.mkdir(exist_ok=True)
         for name in ray.get(files.list.remote(folder)):
             if not (copy / name).exists():
                 with atomic_write(copy / name, durable=False) as temporary:
                     temporary.write_bytes(ray.get(files.read.remote(folder / name)))
         return copy
+
+
+def folder_of_copies() -> Path:
+    """Return the folder of this node where copies of shards lie. Raises PermissionError if it is another user's."""
+    folder = Path(tempfile.gettempdir()) / f"searle-shards-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    if folder.stat(follow_symlinks=False).st_uid != os.getuid():  # its owner could put other numbers there
+        raise PermissionError(f"{folder} belongs to another user; remove it, or set TMPDIR to another folder.")
+    return folder
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from bench.nodes import nodes
 from searle_lib import ranking
-from searle_lib.store import bars, ray_cluster, shards
+from searle_lib.store import bars, ray_cluster, ray_worker, shards
 from searle_lib.store.artefacts import Store
 from searle_lib.store.executors import SERIAL
 from searle_lib.store.files import Unwritable
@@ -330,6 +330,16 @@ def test_a_node_without_the_disk_copies_the_rows_that_a_stage_reads(tmp_path, no
         tmp_path / "shards", 10, 3, lambda first, end: {"x": bank[torch.arange(first, end)]}, executor=executor
     )
     assert looked_up["x"].tolist() == [row * 10 for row in range(10)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_copies_that_another_user_made_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_worker.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = ray_worker.folder_of_copies()
+    assert folder.stat().st_mode & 0o777 == 0o700 and ray_worker.folder_of_copies() == folder
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(PermissionError, match=f"{folder} belongs to another user; remove it, or set TMPDIR"):
+        ray_worker.folder_of_copies()
 
 
 @needs_namespaces
