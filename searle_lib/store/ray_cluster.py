@@ -86,7 +86,7 @@ class Ray(Executor):
         """Kill the workers; the next stage starts others."""
         if self.idle:
             self.idle.cancel()
-        for worker in self.workers:
+        for worker in self.workers if ray.is_initialized() else ():  # without a connection Ray would wait for one
             ray.kill(worker.actor)
         self.workers.clear()
 

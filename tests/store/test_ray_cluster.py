@@ -332,6 +332,16 @@ def test_a_node_without_the_disk_copies_the_rows_that_a_stage_reads(tmp_path, no
     assert looked_up["x"].tolist() == [row * 10 for row in range(10)]
 
 
+def test_an_executor_whose_connection_has_ended_closes_at_once(tmp_path, cluster):
+    executor = Ray(cluster.address, 1.0, "cpu")
+    shards.write(tmp_path, ROWS, SIZE, computed_by(os.getpid(), 0), executor=executor)
+    assert executor.workers
+    ray.shutdown()
+    began = time.monotonic()
+    executor.close()
+    assert time.monotonic() - began < 5 and not executor.workers and not ray.is_initialized()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_a_folder_of_copies_that_another_user_made_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_worker.tempfile, "gettempdir", lambda: str(tmp_path))
