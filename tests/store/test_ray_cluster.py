@@ -334,6 +334,8 @@ def test_a_node_without_the_disk_copies_the_rows_that_a_stage_reads(tmp_path, no
 
 def test_an_executor_whose_connection_has_ended_closes_at_once(tmp_path, cluster):
     executor = Ray(cluster.address, 1.0, "cpu")
+    executor.connect()
+    wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
     shards.write(tmp_path, ROWS, SIZE, computed_by(os.getpid(), 0), executor=executor)
     assert executor.workers
     ray.shutdown()
