@@ -234,11 +234,11 @@ def answer(
                 reasons |= invert(retriever, query, lambda share: bar.update(round(100 * share) - bar.n))
     else:
         raise FileNotFoundError(f"image {image} is neither a file nor a reference of {name}; correct the path or id.")
-    wanted = methods or [method for method in retriever.methods if method in query.composers]
-    unable = next((method for method in wanted if method not in query.composers), None)
-    if unable:
-        raise ValueError(f"{unable} cannot answer: {reasons.get(unable, 'the study does not have it.')}")
-    return Answer(query, {method: rank(retriever, query, method, [caption], depth) for method in wanted}, reasons)
+    names = methods or [method for method in retriever.methods if method in query.composers]
+    missing = next((method for method in names if method not in query.composers), None)
+    if missing:
+        raise ValueError(f"{missing} cannot answer: {reasons.get(missing, 'the study does not have it.')}")
+    return Answer(query, {method: rank(retriever, query, method, [caption], depth) for method in names}, reasons)
 
 
 def retrieve(
@@ -254,11 +254,11 @@ def retrieve(
     Returns:
         Columns method, rank (from 0), image, path and score (cosine), best first.
     """
-    answered = answer(retriever, image, caption, benchmark, methods, depth)
-    gallery = answered.query.benchmark.gallery
+    response = answer(retriever, image, caption, benchmark, methods, depth)
+    gallery = response.query.benchmark.gallery
     paths = dict(zip(gallery["image"], gallery["path"], strict=True))
     tables = []
-    for method, ranking in answered.rankings.items():
+    for method, ranking in response.rankings.items():
         table = pd.DataFrame({"image": ranking.best, "score": ranking.scores})
         tables.append(table.assign(method=method, rank=range(len(table)), path=table["image"].map(paths)))
     return pd.concat(tables, ignore_index=True)[["method", "rank", "image", "path", "score"]]
